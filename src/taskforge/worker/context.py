@@ -1,0 +1,84 @@
+"""What a running handler can ask about its job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Protocol
+
+import structlog
+
+from taskforge.worker.answers import Cancel
+
+
+class Logger(Protocol):
+    """The part of a bound structlog logger that handlers use."""
+
+    def debug(self, event: str, **fields: object) -> None: ...
+
+    def info(self, event: str, **fields: object) -> None: ...
+
+    def warning(self, event: str, **fields: object) -> None: ...
+
+    def error(self, event: str, **fields: object) -> None: ...
+
+    def exception(self, event: str, **fields: object) -> None: ...
+
+
+class JobContext:
+    """One attempt, as its handler sees it. `deadline` is on the clock of `time.monotonic()`.
+
+    `f"{job_id}:{fence}"` is unique to this attempt; `job_id` alone is the same for all attempts of the job.
+    """
+
+    def __init__(
+        self, *, job_id: str, job_type: str, queue_name: str, attempt: int, fence: int, deadline: float
+    ) -> None:
+        self.job_id = job_id
+        self.job_type = job_type
+        self.queue_name = queue_name
+        self.attempt = attempt
+        self.fence = fence
+        self.deadline = deadline
+        self.cancelled = False
+        self.fraction = 0.0
+        self.message = ""
+        self._logger: Logger | None = None
+
+    @property
+    def logger(self) -> Logger:
+        """A structlog logger that names the job in every line."""
+        if self._logger is None:
+            self._logger = structlog.get_logger("taskforge.job").bind(
+                job_id=self.job_id, job_type=self.job_type, queue=self.queue_name, attempt=self.attempt
+            )
+        return self._logger
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; negative when it has passed."""
+        return self.deadline - time.monotonic()
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Note how far the job is, 0 to 1, in the context and, at level debug, in the log."""
+        self.fraction = min(max(fraction, 0.0), 1.0)
+        self.message = message
+        self.logger.debug("job.progress", fraction=self.fraction, message=message)
+
+    def check(self) -> None:
+        """Raise Cancel when the job was asked to stop. For long-running code in threads, which nobody can interrupt."""
+        if self.cancelled:
+            raise Cancel("cancelled on request")
+
+
+current: ContextVar[Callable[[], JobContext]] = ContextVar("taskforge_job")
+"""Gives the context of the running job. It holds a function so that a slot sets it once, not once per job."""
+
+
+def current_job() -> JobContext:
+    """The context of the job whose handler is running. Raises LookupError outside a handler."""
+    try:
+        return current.get()()
+    except LookupError:
+        raise LookupError("no job is running here; current_job() works inside a handler") from None
