@@ -1,0 +1,43 @@
+"""The composition root: builds what a process needs from its settings. The only module that may import everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from taskforge.clock import Clock, SystemClock
+from taskforge.postgres.pool import Database
+from taskforge.services.core import Core
+from taskforge.services.wakeups import Wakeups
+
+
+@asynccontextmanager
+async def open_core(
+    dsn: str,
+    *,
+    direct_dsn: str | None = None,
+    clock: Clock | None = None,
+    worker_ttl: float = 10.0,
+    max_payload_bytes: int = 1_048_576,
+    listens: bool = False,
+) -> AsyncIterator[Core]:
+    """A core on a migrated database; closed, with everything accepted answered, on exit.
+
+    `direct_dsn` reaches the database without a pooler, for LISTEN; by default it is `dsn`.
+    """
+    database = Database(dsn)
+    wakeups = Wakeups(database, direct_dsn=direct_dsn or dsn)
+    core = Core(
+        database,
+        wakeups,
+        clock=clock or SystemClock(),
+        worker_ttl=timedelta(seconds=worker_ttl),
+        max_payload_bytes=max_payload_bytes,
+    )
+    if listens:
+        wakeups.start_listening()
+    try:
+        yield core
+    finally:
+        await core.close()

@@ -1,0 +1,287 @@
+"""Finish: what a worker reports becomes facts, if its leases still stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from taskforge.domain.leases import Cancelled, Failed, LeaseReport, Outcome, Released, Snoozed, Succeeded
+from taskforge.postgres.copy import (
+    INT2,
+    INT4,
+    INT8,
+    LENGTH,
+    NULL,
+    ROW_START,
+    TWO_INT8,
+    field,
+    instant,
+    stream,
+)
+from taskforge.postgres.pool import Connection, Database
+from taskforge.postgres.sql import queries
+
+_LEASES = queries("leases")
+_COLUMNS = [
+    "id", "tenant_id", "queue_id", "attempt", "fence", "worker_id", "state", "started_at", "finished_at", "result",
+]  # fmt: skip
+
+_SUCCEEDED, _FAILED, _CANCELLED = INT2(2, 1), INT2(2, 2), INT2(2, 3)
+_KIND_FAILED, _KIND_SNOOZED, _KIND_RELEASED, _KIND_CANCELLED = 1, 4, 5, 6
+_PARK_SCHEDULED, _PARK_RETRYING = 1, 2
+
+
+async def finish(database: Database, worker_id: int, reports: Sequence[LeaseReport]) -> list[tuple[int, int]]:
+    """Write the outcomes of all reports in one transaction; returns the stale (fence, job_id) that were refused.
+
+    A report sent twice is accepted twice and written once. Cost: five round trips for any number of successes.
+    """
+    async with database.dispatch() as connection:
+        stale: list[tuple[int, int]] = []
+        accepted = await _settle(connection, worker_id, reports)
+        valid = [report for report in reports if report.lease.fence in accepted]
+        for report in reports:
+            if report.lease.fence not in accepted:
+                covered = await _sort_out(connection, worker_id, report, stale)
+                if covered.outcomes:
+                    accepted.update(await _settle(connection, worker_id, [covered]))
+                    valid.append(covered)
+        parts: list[bytes] = []
+        for report in valid:
+            rest = _encode_successes(report, worker_id, parts)
+            if rest:
+                await _write_rest(connection, worker_id, report, rest, accepted[report.lease.fence], parts)
+        if parts:
+            await connection.copy_to_table(
+                "outcomes", schema_name="taskforge", columns=_COLUMNS, source=stream(parts), format="binary"
+            )
+        if stale:
+            await connection.execute(
+                _LEASES["record_stale"], worker_id, [fence for fence, _ in stale], [job for _, job in stale]
+            )
+    return stale
+
+
+async def _settle(
+    connection: Connection, worker_id: int, reports: Sequence[LeaseReport]
+) -> dict[int, frozenset[int]]:
+    """The fences that still stand, each with the jobs somebody asked to cancel."""
+    fences: list[int] = []
+    los: list[int] = []
+    his: list[int] = []
+    succeeded: list[int] = []
+    for report in reports:
+        fence = report.lease.fence
+        for lo, hi in runs_of([outcome.job_id for outcome in report.outcomes]):
+            fences.append(fence)
+            los.append(lo)
+            his.append(hi)
+            succeeded.append(0)
+        succeeded[-1] = sum(type(outcome) is Succeeded for outcome in report.outcomes)
+    rows = await connection.fetch(_LEASES["settle"], worker_id, fences, los, his, succeeded)
+    return {row[0]: frozenset(row[1] or ()) for row in rows}
+
+
+def runs_of(ids: list[int]) -> list[tuple[int, int]]:
+    """Contiguous runs (lo, hi) of distinct ids."""
+    ids.sort()
+    if ids[-1] - ids[0] + 1 == len(ids):
+        return [(ids[0], ids[-1])]
+    runs = []
+    lo = hi = ids[0]
+    for job_id in ids[1:]:
+        if job_id > hi + 1:
+            runs.append((lo, hi))
+            lo = job_id
+        hi = job_id
+    runs.append((lo, hi))
+    return runs
+
+
+async def _sort_out(
+    connection: Connection, worker_id: int, report: LeaseReport, stale: list[tuple[int, int]]
+) -> LeaseReport:
+    """The part of a refused report that its lease still covers. Repeats are dropped, the rest is stale."""
+    fence = report.lease.fence
+    rows = await connection.fetch(_LEASES["sort_out"], worker_id, fence, [o.job_id for o in report.outcomes])
+    covered = {row["job_id"] for row in rows if row["is_covered"]}
+    stale += [(fence, row["job_id"]) for row in rows if not row["is_covered"] and not row["is_repeat"]]
+    return LeaseReport(report.lease, [o for o in report.outcomes if o.job_id in covered])
+
+
+def _encode_successes(report: LeaseReport, worker_id: int, parts: list[bytes]) -> list[Outcome]:
+    """Append COPY rows for what succeeded; returns the other outcomes."""
+    lease = report.lease
+    middle = _middle(report, worker_id) + _SUCCEEDED
+    claimed_us = lease.claimed_us
+    rest: list[Outcome] = []
+    add = parts.append
+    for outcome in report.outcomes:
+        if type(outcome) is Succeeded:
+            add(
+                ROW_START(10, 8, outcome.job_id)
+                + middle
+                + TWO_INT8(8, claimed_us + outcome.started_us, 8, claimed_us + outcome.finished_us)
+            )
+            result = outcome.result
+            if result is None:
+                add(NULL)
+            else:
+                add(LENGTH(len(result)))
+                add(result)
+        else:
+            rest.append(outcome)
+    return rest
+
+
+def _middle(report: LeaseReport, worker_id: int) -> bytes:
+    lease = report.lease
+    return (
+        field(lease.tenant_id.bytes)
+        + INT4(4, lease.queue_id)
+        + INT2(2, lease.attempt)
+        + INT8(8, lease.fence)
+        + INT8(8, worker_id)
+    )
+
+
+class _Attempt(Struct):
+    job_id: int
+    kind: int
+    error_class: str | None
+    message: str | None
+    traceback: str | None
+    started_at: datetime | None
+
+
+class _Parked(Struct):
+    job_id: int
+    attempt: int
+    kind: int
+    delay: float
+
+
+async def _write_rest(
+    connection: Connection,
+    worker_id: int,
+    report: LeaseReport,
+    rest: list[Outcome],
+    cancel_requested: frozenset[int],
+    parts: list[bytes],
+) -> None:
+    """Everything that did not simply succeed. A job that was asked to be cancelled does not come back."""
+    lease = report.lease
+    middle = _middle(report, worker_id)
+    attempts: list[_Attempt] = []
+    parked: list[_Parked] = []
+    returned: list[int] = []
+    failed = cancelled = 0
+
+    def end(outcome: Failed | Cancelled | Snoozed | Released, state: bytes) -> None:
+        if isinstance(outcome, Released):
+            started = finished = 0
+        else:
+            started, finished = outcome.started_us, outcome.finished_us
+        parts.extend(
+            (
+                ROW_START(10, 8, outcome.job_id),
+                middle,
+                state,
+                TWO_INT8(8, lease.claimed_us + started, 8, lease.claimed_us + finished),
+                NULL,
+            )
+        )
+
+    def attempt(
+        outcome: Failed | Cancelled | Snoozed, kind: int, name: str | None, message: str | None
+    ) -> None:
+        trace = outcome.traceback if isinstance(outcome, Failed) else None
+        started_at = instant(lease.claimed_us + outcome.started_us)
+        attempts.append(_Attempt(outcome.job_id, kind, name, message, trace, started_at))
+
+    for outcome in rest:
+        is_cancelled = outcome.job_id in cancel_requested
+        match outcome:
+            case Failed():
+                attempt(outcome, _KIND_FAILED, outcome.error_class, outcome.message)
+                if is_cancelled:
+                    end(outcome, _CANCELLED)
+                    cancelled += 1
+                elif outcome.retry_in is None:
+                    end(outcome, _FAILED)
+                    failed += 1
+                else:
+                    parked.append(
+                        _Parked(outcome.job_id, lease.attempt + 1, _PARK_RETRYING, outcome.retry_in)
+                    )
+            case Cancelled():
+                attempt(outcome, _KIND_CANCELLED, None, outcome.reason or None)
+                end(outcome, _CANCELLED)
+                cancelled += 1
+            case Snoozed():
+                attempt(outcome, _KIND_SNOOZED, None, None)
+                if is_cancelled:
+                    end(outcome, _CANCELLED)
+                    cancelled += 1
+                else:
+                    parked.append(_Parked(outcome.job_id, lease.attempt, _PARK_SCHEDULED, outcome.delay))
+            case Released():
+                attempts.append(_Attempt(outcome.job_id, _KIND_RELEASED, None, None, None, None))
+                if is_cancelled:
+                    end(outcome, _CANCELLED)
+                    cancelled += 1
+                else:
+                    returned.append(outcome.job_id)
+            case Succeeded():
+                raise AssertionError("successes are written before")
+
+    await _store_attempts(connection, worker_id, report, attempts)
+    await _store_parked(connection, report, parked)
+    if returned:
+        n = len(returned)
+        await connection.execute(
+            _LEASES["give_back"],
+            returned, [lease.tenant_id] * n, [lease.queue_id] * n, [lease.priority] * n, [lease.attempt] * n,
+        )  # fmt: skip
+    retrying = sum(p.kind == _PARK_RETRYING for p in parked)
+    await connection.execute(
+        _LEASES["count_flow"],
+        lease.tenant_id, lease.queue_id, len(returned), len(parked) - retrying, retrying, failed, cancelled, retrying,
+    )  # fmt: skip
+
+
+async def _store_attempts(
+    connection: Connection, worker_id: int, report: LeaseReport, attempts: list[_Attempt]
+) -> None:
+    lease, n = report.lease, len(attempts)
+    if attempts:
+        await connection.execute(
+            _LEASES["record_attempts"],
+            [a.job_id for a in attempts],
+            [lease.fence] * n,
+            [lease.tenant_id] * n,
+            [lease.attempt] * n,
+            [a.kind for a in attempts],
+            [a.error_class for a in attempts],
+            [a.message for a in attempts],
+            [a.traceback for a in attempts],
+            worker_id,
+            [a.started_at for a in attempts],
+        )
+
+
+async def _store_parked(connection: Connection, report: LeaseReport, parked: list[_Parked]) -> None:
+    lease, n = report.lease, len(parked)
+    if parked:
+        await connection.execute(
+            _LEASES["park"],
+            [p.job_id for p in parked],
+            [lease.tenant_id] * n,
+            [lease.queue_id] * n,
+            [lease.priority] * n,
+            [p.attempt for p in parked],
+            [p.kind for p in parked],
+            [p.delay for p in parked],
+        )

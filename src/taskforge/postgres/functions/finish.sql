@@ -1,0 +1,143 @@
+-- The worker's reports. All of them name a fence; what the lease no longer covers is refused and changes nothing.
+
+-- Take ended jobs out of their leases; whoever succeeds here is the only one who may write their outcome.
+-- Arrays run parallel, one entry per run lo..hi of ids; p_succeeded counts the successes among them, for the totals.
+-- Returns the fences whose jobs were all covered, with the jobs among them that somebody asked to cancel.
+-- Lock order: leases by fence.
+create or replace function taskforge.settle(
+  p_worker bigint, p_fence bigint[], p_lo bigint[], p_hi bigint[], p_succeeded integer[]
+) returns table (fence bigint, cancel_requested bigint[])
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_done int8multirange;
+  v_count integer;
+  v_succeeded integer;
+  v_tenant uuid;
+  v_queue integer;
+begin
+  for fence, v_done, v_count, v_succeeded in
+    select f, range_agg(int8range(lo, hi, '[]')), sum(hi - lo + 1), sum(n)
+    from unnest(p_fence, p_lo, p_hi, p_succeeded) as u (f, lo, hi, n)
+    group by f order by f
+  loop
+    delete from leases l where l.fence = settle.fence and l.worker_id = p_worker and l.ranges = v_done
+    returning l.tenant_id, l.queue_id into v_tenant, v_queue;
+    if not found then
+      update leases l set ranges = l.ranges - v_done
+      where l.fence = settle.fence and l.worker_id = p_worker and l.ranges @> v_done
+      returning l.tenant_id, l.queue_id into v_tenant, v_queue;
+      continue when not found;
+    end if;
+    insert into flow (tenant_id, queue_id, leased, succeeded) values (v_tenant, v_queue, -v_count, v_succeeded);
+    cancel_requested := null;
+    if exists (select from cancellations) then
+      with gone as (
+        delete from cancellations c using unnest(v_done) as r
+        where c.job_id >= lower(r) and c.job_id < upper(r)
+        returning c.job_id)
+      select array_agg(gone.job_id) into cancel_requested from gone;
+    end if;
+    return next;
+  end loop;
+end
+$$;
+
+-- For the fences that settle refused: which of these jobs the lease still covers, and of the rest, which were already
+-- reported under this very fence (so that a report sent twice is a success).
+create or replace function taskforge.sort_out(p_worker bigint, p_fence bigint, p_ids bigint[])
+returns table (job_id bigint, is_covered boolean, is_repeat boolean)
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_ranges int8multirange;
+begin
+  select ranges into v_ranges from leases l where l.fence = p_fence and l.worker_id = p_worker for update;
+  return query
+  select i, coalesce(v_ranges @> i, false),
+    exists (select from outcomes o where o.id = i and o.fence = p_fence and o.worker_id = p_worker)
+    or exists (
+      select from attempts a
+      where a.job_id = i and a.fence = p_fence and a.worker_id = p_worker and a.kind in (1, 4, 5))
+  from unnest(p_ids) as i;
+end
+$$;
+
+-- What did not succeed: a row per attempt, kept for people.
+create or replace function taskforge.record_attempts(
+  p_job bigint[], p_fence bigint[], p_tenant uuid[], p_attempt smallint[], p_kind smallint[],
+  p_error_class text[], p_message text[], p_traceback text[], p_worker bigint, p_started_at timestamptz[]
+) returns void
+language sql security definer
+set search_path = taskforge, pg_temp
+as $$
+  insert into attempts (job_id, fence, tenant_id, attempt, kind, error_class, message, traceback, worker_id, started_at)
+  select j, f, t, a, k, c, m, b, p_worker, s
+  from unnest(p_job, p_fence, p_tenant, p_attempt, p_kind, p_error_class, p_message, p_traceback, p_started_at)
+    as u (j, f, t, a, k, c, m, b, s);
+$$;
+
+-- Park jobs until their back-off or snooze is over. The caller has settled their leases in this transaction.
+create or replace function taskforge.park(
+  p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[], p_attempt smallint[],
+  p_kind smallint[], p_delay double precision[]
+) returns void
+language sql security definer
+set search_path = taskforge, pg_temp
+as $$
+  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at)
+  select id, t, q, p, a, k, clock_timestamp() + make_interval(secs => greatest(delay, 0))
+  from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt, p_kind, p_delay) as u (id, t, q, p, a, k, delay);
+$$;
+
+-- Make ranges of jobs ready again, in the stream of what came back. Neighbours are joined, up to the size of an extent.
+-- Draws an xid before any seq: see decision 0002.
+create or replace function taskforge.give_back(
+  p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[], p_attempt smallint[]
+) returns void
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+as $$
+begin
+  perform pg_current_xact_id();
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
+  select q, p, 0, t, a, min(id), max(id)
+  from (
+    select id, t, q, p, a,
+      id - row_number() over (partition by q, p, a order by id) as island,
+      (row_number() over (partition by q, p, a order by id) - 1) / 1000 as slice
+    from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt) as u (id, t, q, p, a)
+  ) as numbered
+  group by t, q, p, a, island, slice
+  order by min(id);
+end
+$$;
+
+-- The counts that a report changed beyond what settle has counted.
+create or replace function taskforge.count_flow(
+  p_tenant uuid, p_queue integer, p_ready integer, p_scheduled integer, p_retrying integer,
+  p_failed integer, p_cancelled integer, p_retried integer
+) returns void
+language sql security definer
+set search_path = taskforge, pg_temp
+as $$
+  insert into flow (tenant_id, queue_id, ready, scheduled, retrying, failed, cancelled, retried)
+  values (p_tenant, p_queue, p_ready, p_scheduled, p_retrying, p_failed, p_cancelled, p_retried);
+$$;
+
+create or replace function taskforge.record_stale(p_worker bigint, p_fence bigint[], p_job bigint[])
+returns void
+language sql security definer
+set search_path = taskforge, pg_temp
+as $$
+  insert into stale_reports (fence, job_id, worker_id)
+  select f, j, p_worker from unnest(p_fence, p_job) as u (f, j);
+$$;

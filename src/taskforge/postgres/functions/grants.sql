@@ -1,0 +1,25 @@
+-- Who may call what. Functions that must see across tenants run as taskforge_dispatch; only that role may call them.
+do $$
+declare
+  f record;
+begin
+  for f in
+    select p.oid::regprocedure as signature, p.proname, p.prosecdef
+    from pg_proc p where p.pronamespace = 'taskforge'::regnamespace
+  loop
+    execute format('revoke all on function %s from public', f.signature);
+    if f.proname in ('publish', 'park_new', 'open_lanes', 'take_keys') then
+      execute format('grant execute on function %s to taskforge_ingest', f.signature);
+    elsif f.proname in ('cancel', 'retry', 'redrive', 'purge') then
+      execute format('grant execute on function %s to taskforge_app', f.signature);
+    elsif f.proname = 'enqueue' then
+      execute format('grant execute on function %s to taskforge_client', f.signature);
+    else
+      execute format('grant execute on function %s to taskforge_dispatch', f.signature);
+    end if;
+    if f.prosecdef and f.proname not in ('ensure_partitions', 'prune') then
+      execute format('alter function %s owner to taskforge_dispatch', f.signature);
+    end if;
+  end loop;
+end
+$$;

@@ -1,0 +1,174 @@
+-- Due parked jobs become extents. Oldest first, bounded, safe to call from several processes at once.
+-- Index: parked_due, read from the parked floor up.
+create or replace function taskforge.promote(p_limit integer)
+returns table (promoted integer, queues integer[])
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_ids bigint[];
+  v_tenants uuid[];
+  v_queues integer[];
+  v_priorities smallint[];
+  v_attempts smallint[];
+  v_kinds smallint[];
+begin
+  with due as (
+    select id from parked
+    where run_at >= (select to_timestamp(floor / 1e6) from floors where name = 'parked') and run_at <= now()
+    order by run_at limit p_limit
+    for update skip locked
+  ), gone as (
+    delete from parked where id in (select id from due) returning *
+  )
+  select array_agg(id), array_agg(tenant_id), array_agg(queue_id), array_agg(priority), array_agg(attempt), array_agg(kind)
+  into v_ids, v_tenants, v_queues, v_priorities, v_attempts, v_kinds from gone;
+  promoted := coalesce(cardinality(v_ids), 0);
+  if promoted > 0 then
+    perform taskforge.give_back(v_ids, v_tenants, v_queues, v_priorities, v_attempts);
+    insert into flow (tenant_id, queue_id, ready, scheduled, retrying)
+    select t, q, count(*), -count(*) filter (where k = 1), -count(*) filter (where k = 2)
+    from unnest(v_tenants, v_queues, v_kinds) as u (t, q, k) group by t, q;
+    queues := array(select distinct unnest(v_queues));
+  end if;
+  return next;
+end
+$$;
+
+-- What there is to do, in one round trip. next_ready and next_flow are the sequence values to be given out next.
+create or replace function taskforge.survey()
+returns table (
+  next_due_in double precision, next_ready bigint, next_flow bigint, next_id bigint, expired integer, flow_floor bigint)
+language sql security definer
+set search_path = taskforge, pg_temp
+set jit = off
+as $$
+  select
+    extract(epoch from (
+      select run_at from parked
+      where run_at >= (select to_timestamp(floor / 1e6) from floors where name = 'parked')
+      order by run_at limit 1) - now()),
+    (select last_value + is_called::int from ready_seq),
+    (select last_value + is_called::int from flow_seq),
+    (select last_value from job_ids),
+    (select count(*)::int from workers where state <> 3 and expires_at < now()),
+    (select floor from floors where name = 'flow');
+$$;
+
+-- The floor rule, first look (decision 0002): the next values to be given out, then an xid of our own.
+create or replace function taskforge.look(
+  out next_ready bigint, out next_flow bigint, out due_us bigint, out xid bigint)
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+as $$
+begin
+  select last_value + is_called::int into next_ready from ready_seq;
+  select last_value + is_called::int into next_flow from flow_seq;
+  due_us := floor(extract(epoch from clock_timestamp()) * 1e6);
+  xid := pg_current_xact_id()::text::bigint;
+end
+$$;
+
+-- Second look: once everybody who may have drawn a value below the first look's has ended, raise each floor to the lowest
+-- live value, or to what the first look saw. Returns false while somebody of that time is still at work.
+create or replace function taskforge.raise_floors(p_next_ready bigint, p_next_flow bigint, p_due_us bigint, p_xid bigint)
+returns boolean
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_lane record;
+  v_returned bigint;
+  v_fresh bigint;
+begin
+  if pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_xid then
+    return false;
+  end if;
+  for v_lane in select * from lanes order by queue_id, priority loop
+    v_returned := taskforge.lowest_live(v_lane.queue_id, v_lane.priority, 0::smallint, v_lane.returned_floor, p_next_ready);
+    v_fresh := taskforge.lowest_live(v_lane.queue_id, v_lane.priority, 1::smallint, v_lane.fresh_floor, p_next_ready);
+    update lanes set returned_floor = v_returned, fresh_floor = v_fresh
+    where queue_id = v_lane.queue_id and priority = v_lane.priority
+      and (v_returned > returned_floor + 100 or v_fresh > fresh_floor + 100);
+  end loop;
+  update floors set floor = least(p_due_us, coalesce((
+    select floor(extract(epoch from run_at) * 1e6)::bigint from parked
+    where run_at >= to_timestamp(floors.floor / 1e6) order by run_at limit 1), p_due_us))
+  where name = 'parked' and floor < p_due_us - 1000000;
+  return true;
+end
+$$;
+
+create or replace function taskforge.lowest_live(
+  p_queue integer, p_priority smallint, p_stream smallint, p_floor bigint, p_next bigint) returns bigint
+language sql security invoker
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+as $$
+  select greatest(p_floor, least(p_next, coalesce((
+    select seq from ready
+    where queue_id = p_queue and priority = p_priority and stream = p_stream and seq >= p_floor
+    order by seq limit 1), p_next)));
+$$;
+
+-- The proof in production: extents below their floor. Must be 0, always.
+create or replace function taskforge.count_below_floors() returns bigint
+language sql security definer
+set search_path = taskforge, pg_temp
+as $$
+  select count(*) from ready r join lanes l using (queue_id, priority)
+  where r.seq < case r.stream when 0 then l.returned_floor else l.fresh_floor end;
+$$;
+
+-- Fold counts older than p_age into queue_totals. p_next_flow and p_xid come from look(): rows below were all committed.
+create or replace function taskforge.roll_up(p_next_flow bigint, p_xid bigint, p_age interval) returns integer
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_floor bigint;
+  v_upto bigint;
+  v_rows integer;
+begin
+  if pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_xid then
+    return 0;
+  end if;
+  select floor into v_floor from floors where name = 'flow' for update;
+  -- Ids are drawn in the order of commits only roughly; the newest old row bounds the slice.
+  select max(id) + 1 into v_upto from (
+    select id, at from flow where id >= v_floor and id < p_next_flow order by id limit 50000) as f
+  where at < now() - p_age;
+  if v_upto is null then
+    return 0;
+  end if;
+  with gone as (
+    delete from flow where id >= v_floor and id < v_upto returning *
+  ), sums as (
+    select tenant_id, queue_id, count(*) as n, sum(ready) as ready, sum(scheduled) as scheduled, sum(retrying) as retrying,
+      sum(blocked) as blocked, sum(leased) as leased, sum(submitted) as submitted, sum(succeeded) as succeeded,
+      sum(failed) as failed, sum(cancelled) as cancelled, sum(retried) as retried
+    from gone group by tenant_id, queue_id
+  ), merged as (
+    insert into queue_totals as t (tenant_id, queue_id, ready, scheduled, retrying, blocked, leased, submitted,
+      succeeded, failed, cancelled, retried)
+    select tenant_id, queue_id, ready, scheduled, retrying, blocked, leased, submitted, succeeded, failed, cancelled,
+      retried from sums
+    on conflict (tenant_id, queue_id) do update set
+      ready = t.ready + excluded.ready, scheduled = t.scheduled + excluded.scheduled,
+      retrying = t.retrying + excluded.retrying, blocked = t.blocked + excluded.blocked,
+      leased = t.leased + excluded.leased, submitted = t.submitted + excluded.submitted,
+      succeeded = t.succeeded + excluded.succeeded, failed = t.failed + excluded.failed,
+      cancelled = t.cancelled + excluded.cancelled, retried = t.retried + excluded.retried
+    returning 1
+  )
+  select coalesce(sum(n), 0) into v_rows from sums;
+  update floors set floor = v_upto where name = 'flow';
+  return v_rows;
+end
+$$;

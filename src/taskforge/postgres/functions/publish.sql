@@ -1,0 +1,86 @@
+-- Called by the ingest role after it has COPYed a batch into jobs, in the same transaction.
+-- The caller has drawn an xid before (see decision 0002): the sequence values drawn here must belong to a visible xid.
+
+create or replace function taskforge.publish(
+  p_tenant uuid[], p_queue integer[], p_priority smallint[], p_lo bigint[], p_hi bigint[], p_plain boolean[]
+) returns void
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+as $$
+begin
+  -- A queue deleted since the caller looked it up must not receive jobs nobody would ever serve.
+  if exists (
+    select from unnest(p_queue) as q (queue_id)
+    where not exists (select from queues where queues.queue_id = q.queue_id and queues.deleted_at is null)
+  ) then
+    raise exception 'a queue of this batch was deleted' using errcode = 'TF001';
+  end if;
+
+  insert into spans (tenant_id, lo, hi, queue_id, priority)
+  select t, lo, hi, q, p from unnest(p_tenant, p_lo, p_hi, p_queue, p_priority) as u (t, lo, hi, q, p);
+
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
+  select q, p, 1, t, 1, c.lo, least(c.lo + 999, u.hi)
+  from unnest(p_queue, p_priority, p_tenant, p_lo, p_hi, p_plain) as u (q, p, t, lo, hi, plain),
+    generate_series(u.lo, u.hi, 1000) as c (lo)
+  where u.plain;
+
+  insert into flow (tenant_id, queue_id, submitted, ready, scheduled)
+  select t, q, sum(hi - lo + 1), sum((hi - lo + 1) * plain::int), sum((hi - lo + 1) * (not plain)::int)
+  from unnest(p_tenant, p_queue, p_lo, p_hi, p_plain) as u (t, q, lo, hi, plain)
+  group by t, q;
+end
+$$;
+
+-- Park jobs that may not run yet. A due time in the past becomes now: nothing may appear below the parked floor.
+create or replace function taskforge.park_new(
+  p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[],
+  p_run_at timestamptz[], p_delay double precision[]
+) returns void
+language sql security invoker
+set search_path = taskforge, pg_temp
+as $$
+  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at)
+  select id, t, q, p, 1, 1,
+    greatest(clock_timestamp(), coalesce(run_at, clock_timestamp() + make_interval(secs => delay)))
+  from unnest(p_id, p_tenant, p_queue, p_priority, p_run_at, p_delay) as u (id, t, q, p, run_at, delay);
+$$;
+
+-- A lane is told of before its first extent, so that claims know where to look.
+create or replace function taskforge.open_lanes(p_tenant uuid[], p_queue integer[], p_priority smallint[])
+returns void
+language sql security invoker
+set search_path = taskforge, pg_temp
+as $$
+  insert into lanes (queue_id, priority, tenant_id)
+  select q, p, t from unnest(p_queue, p_priority, p_tenant) as u (q, p, t) order by 1, 2
+  on conflict do nothing;
+$$;
+
+-- Take idempotency keys in the order given (sorted, so that two batches cannot deadlock). Returns one row per key:
+-- the job that owns it now, and whether that is the one offered.
+create or replace function taskforge.take_keys(
+  p_tenant uuid[], p_key text[], p_job bigint[], p_hash bytea[], p_keep interval
+) returns table (ordinal integer, job_id bigint, body_hash bytea, is_new boolean)
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  for i in 1 .. cardinality(p_key) loop
+    ordinal := i;
+    insert into idempotency as k (tenant_id, key, job_id, body_hash, expires_at)
+    values (p_tenant[i], p_key[i], p_job[i], p_hash[i], now() + p_keep)
+    on conflict (tenant_id, key) do update
+      set job_id = excluded.job_id, body_hash = excluded.body_hash, expires_at = excluded.expires_at
+      where k.expires_at <= now()
+    returning k.job_id, k.body_hash into take_keys.job_id, take_keys.body_hash;
+    is_new := found;
+    if not found then
+      select k.job_id, k.body_hash into take_keys.job_id, take_keys.body_hash
+      from idempotency k where k.tenant_id = p_tenant[i] and k.key = p_key[i];
+    end if;
+    return next;
+  end loop;
+end
+$$;

@@ -1,0 +1,175 @@
+"""Reads of jobs, and the changes a tenant asks for one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from msgspec import Raw
+
+from taskforge.domain.jobs import AttemptView, JobFilter, JobOptions, JobState, JobView
+from taskforge.postgres.pool import Connection
+from taskforge.postgres.sql import queries
+
+_JOBS = queries("jobs")
+_decode_options = msgspec.json.Decoder(JobOptions).decode
+_NO_OPTIONS: Final = JobOptions()
+
+OUTCOMES: Final = {1: JobState.SUCCEEDED, 2: JobState.FAILED, 3: JobState.CANCELLED}
+PARKED: Final = {1: JobState.SCHEDULED, 2: JobState.RETRYING, 3: JobState.BLOCKED}
+ATTEMPT_KINDS: Final = {1: "failed", 2: "lost", 3: "returned", 4: "snoozed", 5: "released", 6: "cancelled"}
+
+
+async def views(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> list[JobView]:
+    """Those of the jobs that exist, in the order asked for. Two round trips."""
+    rows = await connection.fetch(_JOBS["views"], tenant_id, ids)
+    attempts: dict[int, list[AttemptView]] = {}
+    for row in await connection.fetch(_JOBS["attempts"], tenant_id, [row["id"] for row in rows]):
+        attempts.setdefault(row["job_id"], []).append(_attempt(row))
+    return [_view(row, tuple(attempts.get(row["id"], ()))) for row in rows]
+
+
+async def ended(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> set[int]:
+    """Those of the jobs that have ended or do not exist."""
+    return {row["id"] for row in await connection.fetch(_JOBS["ended"], tenant_id, ids)}
+
+
+async def spans(
+    connection: Connection,
+    tenant_id: UUID,
+    job_filter: JobFilter,
+    *,
+    queue_id: int | None,
+    below: int,
+    limit: int,
+) -> list[tuple[int, int]]:
+    """Runs lo..hi of ids that may hold matches, newest first, all below `below`; fewer than `limit`: the last ones."""
+    match job_filter.state:
+        case JobState.PENDING:
+            rows = await connection.fetch(_JOBS["spans_ready"], tenant_id, below, queue_id, limit)
+        case JobState.PROCESSING:
+            rows = await connection.fetch(_JOBS["spans_leased"], tenant_id, below, queue_id, limit)
+        case JobState.SCHEDULED | JobState.RETRYING | JobState.BLOCKED as state:
+            kind = next(kind for kind, parked in PARKED.items() if parked is state)
+            rows = await connection.fetch(_JOBS["spans_parked"], tenant_id, below, queue_id, limit, kind)
+        case JobState.FAILED:
+            rows = await connection.fetch(_JOBS["spans_failed"], tenant_id, below, queue_id, limit)
+        case None | JobState.SUCCEEDED | JobState.CANCELLED:
+            after, before = job_filter.submitted_after, job_filter.submitted_before
+            rows = await connection.fetch(_JOBS["spans"], tenant_id, below, queue_id, after, before, limit)
+    return [(row["lo"], row["hi"]) for row in rows]
+
+
+async def match(
+    connection: Connection,
+    tenant_id: UUID,
+    job_filter: JobFilter,
+    *,
+    queue_id: int | None,
+    ids: Sequence[int],
+) -> list[int]:
+    """Those of `ids` that pass the filter, in the same order. State is checked only where it is an outcome."""
+    outcome = next((code for code, state in OUTCOMES.items() if state is job_filter.state), None)
+    rows = await connection.fetch(
+        _JOBS["match"],
+        tenant_id,
+        ids,
+        queue_id,
+        job_filter.job_type,
+        job_filter.tag,
+        job_filter.submitted_after,
+        job_filter.submitted_before,
+        outcome,
+    )
+    return [row["id"] for row in rows]
+
+
+async def cancel(connection: Connection, tenant_id: UUID, job_id: int, actor: str) -> str:
+    """`cancelled`, `requested`, `ended`, `not_found` or `busy`."""
+    return str(await connection.fetchval(_JOBS["cancel"], tenant_id, job_id, actor))
+
+
+async def retry(connection: Connection, tenant_id: UUID, job_id: int, actor: str) -> str:
+    """`retried`, `succeeded`, `active` or `not_found`."""
+    return str(await connection.fetchval(_JOBS["retry"], tenant_id, job_id, actor))
+
+
+async def redrive(
+    connection: Connection,
+    tenant_id: UUID,
+    queue_id: int,
+    ids: Sequence[int] | None,
+    actor: str,
+    *,
+    limit: int,
+) -> int:
+    """How many dead letters became ready again."""
+    count: int = await connection.fetchval(_JOBS["redrive"], tenant_id, queue_id, ids, actor, limit)
+    return count
+
+
+async def purge(
+    connection: Connection, tenant_id: UUID, queue_id: int, ids: Sequence[int] | None, *, limit: int
+) -> int:
+    """How many dead letters were deleted for good."""
+    count: int = await connection.fetchval(_JOBS["purge"], tenant_id, queue_id, ids, limit)
+    return count
+
+
+def _attempt(row: asyncpg.Record) -> AttemptView:
+    return AttemptView(
+        attempt=row["attempt"],
+        outcome=ATTEMPT_KINDS[row["kind"]],
+        worker=row["worker"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        error_class=row["error_class"],
+        message=row["message"],
+        traceback=row["traceback"],
+    )
+
+
+def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
+    options = _NO_OPTIONS if row["options"] is None else _decode_options(row["options"])
+    state, attempt = _place(row)
+    errors = [a for a in attempts if a.outcome in ("failed", "lost")]
+    started_at: datetime | None = row["started_at"] if row["outcome"] is not None else row["leased_at"]
+    return JobView(
+        id=str(row["id"]),
+        queue_name=row["queue_name"],
+        job_type=row["job_type"],
+        state=state,
+        priority=row["priority"],
+        payload=Raw(row["payload"]),
+        attempt=attempt,
+        max_attempts=row["max_attempts"],
+        timeout_seconds=row["timeout_seconds"],
+        tags=options.tags,
+        submitted_at=row["submitted_at"],
+        run_at=row["run_at"],
+        started_at=started_at,
+        finished_at=row["finished_at"],
+        result=None if row["result"] is None else Raw(row["result"]),
+        error=errors[-1] if errors and state is not JobState.SUCCEEDED else None,
+        attempts=attempts,
+        cancel_requested=row["cancel_requested"],
+        idempotency_key=options.idempotency_key,
+    )
+
+
+def _place(row: asyncpg.Record) -> tuple[JobState, int]:
+    """The job's state and the number of attempts begun."""
+    if row["outcome"] is not None:
+        return OUTCOMES[row["outcome"]], row["outcome_attempt"]
+    if row["parked_kind"] is not None:
+        return PARKED[row["parked_kind"]], row["parked_attempt"] - 1
+    if row["ready_attempt"] is not None:
+        return JobState.PENDING, row["ready_attempt"] - 1
+    if row["lease_attempt"] is not None:
+        return JobState.PROCESSING, row["lease_attempt"]
+    # Between two places for one instant of another transaction's commit order: it is being handed over.
+    return JobState.PENDING, 0

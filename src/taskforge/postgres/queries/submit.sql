@@ -1,0 +1,17 @@
+-- The ingest role's statements; they run in a transaction that holds an xid.
+
+-- name: next_blocks
+-- $1 blocks. Each value is the last id of a block of 1,000.
+select nextval('taskforge.job_ids') from generate_series(1, $1);
+
+-- name: publish
+select taskforge.publish($1, $2, $3, $4, $5, $6);
+
+-- name: park_new
+select taskforge.park_new($1, $2, $3, $4, $5, $6);
+
+-- name: open_lanes
+select taskforge.open_lanes($1, $2, $3);
+
+-- name: take_keys
+select * from taskforge.take_keys($1, $2, $3, $4, $5);

@@ -1,0 +1,205 @@
+"""One flush: many submitted jobs, of many callers and tenants, become durable in one transaction.
+
+COPY into jobs, then one extent per contiguous run of one (queue, priority), or one parked row per job that must wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from taskforge.domain.jobs import JobDraft, JobGroup, JobOptions
+from taskforge.errors import Unavailable
+from taskforge.postgres.copy import FLOAT8, INT2, INT4, LENGTH, NULL, ROW_START, field, stream
+from taskforge.postgres.pool import Connection
+from taskforge.postgres.sql import queries
+
+_SUBMIT = queries("submit")
+_PLAIN_COLUMNS = ["id", "tenant_id", "queue_id", "priority", "job_type", "payload"]
+_ALL_COLUMNS = [*_PLAIN_COLUMNS, "max_attempts", "timeout_seconds", "options"]
+_encode = msgspec.json.Encoder().encode
+
+
+class Lane(Struct, frozen=True):
+    """Where jobs go; `is_plain` jobs are ready at once and use no options."""
+
+    tenant_id: UUID
+    queue_id: int
+    priority: int
+    is_parked: bool
+
+
+class Run(Struct):
+    """Jobs of one lane with the ids they were given, contiguous from `first`; parts of (draft, payloads)."""
+
+    lane: Lane
+    first: int
+    parts: list[tuple[JobDraft, Sequence[bytes]]]
+    size: int = 0
+
+    @property
+    def last(self) -> int:
+        return self.first + self.size - 1
+
+
+class KeyedDraft(Struct):
+    """An idempotency key on offer for a job, and what became of it."""
+
+    tenant_id: UUID
+    key: str
+    body_hash: bytes
+    job_id: int
+    owner: int | None = None
+    is_new: bool = False
+    is_mismatch: bool = False
+
+
+def lay_out(lane: Lane, groups: Iterable[JobGroup], ids: list[range]) -> tuple[list[Run], list[list[int]]]:
+    """Give the groups ids from the front of `ids`, which it consumes; also the ids of each group, in order."""
+    runs: list[Run] = []
+    given: list[list[int]] = []
+    for group in groups:
+        mine: list[int] = []
+        start = 0
+        while start < len(group.payloads):
+            part = ids[0][: len(group.payloads) - start]
+            if not runs or runs[-1].last + 1 != part.start:
+                runs.append(Run(lane, part.start, []))
+            run = runs[-1]
+            whole = len(part) == len(group.payloads)
+            run.parts.append(
+                (group.draft, group.payloads if whole else group.payloads[start : start + len(part)])
+            )
+            run.size += len(part)
+            mine += part
+            start += len(part)
+            ids[0] = ids[0][len(part) :]
+            if not ids[0]:
+                del ids[0]
+        given.append(mine)
+    return runs, given
+
+
+async def take_keys(connection: Connection, offers: Sequence[KeyedDraft], *, keep: timedelta) -> None:
+    """Settle who owns each key; fills in `owner`, `is_new`, `is_mismatch`. Keys are taken in sorted order."""
+    ordered = sorted(offers, key=lambda offer: (offer.tenant_id, offer.key))
+    rows = await connection.fetch(
+        _SUBMIT["take_keys"],
+        [offer.tenant_id for offer in ordered],
+        [offer.key for offer in ordered],
+        [offer.job_id for offer in ordered],
+        [offer.body_hash for offer in ordered],
+        keep,
+    )
+    for row in rows:
+        offer = ordered[row["ordinal"] - 1]
+        if row["job_id"] is None:
+            raise Unavailable(
+                "database.busy", "an idempotency key expired at this very moment", retry_after=1
+            )
+        offer.owner = row["job_id"]
+        offer.is_new = row["is_new"]
+        offer.is_mismatch = row["body_hash"] != offer.body_hash
+
+
+async def publish(connection: Connection, runs: Sequence[Run], *, new_lanes: Sequence[Lane]) -> None:
+    """Store the runs and make them claimable. Raises Conflict `queue.gone` when a queue was deleted meanwhile."""
+    if new_lanes:
+        await connection.execute(
+            _SUBMIT["open_lanes"],
+            [lane.tenant_id for lane in new_lanes],
+            [lane.queue_id for lane in new_lanes],
+            [lane.priority for lane in new_lanes],
+        )
+    is_plain = all(_has_no_options(draft) for run in runs for draft, _ in run.parts)
+    await connection.copy_to_table(
+        "jobs",
+        schema_name="taskforge",
+        columns=_PLAIN_COLUMNS if is_plain else _ALL_COLUMNS,
+        source=stream(encode_plain(runs) if is_plain else encode_full(runs)),
+        format="binary",
+    )
+    await connection.execute(
+        _SUBMIT["publish"],
+        [run.lane.tenant_id for run in runs],
+        [run.lane.queue_id for run in runs],
+        [run.lane.priority for run in runs],
+        [run.first for run in runs],
+        [run.last for run in runs],
+        [not run.lane.is_parked for run in runs],
+    )
+    await _park([run for run in runs if run.lane.is_parked], connection)
+
+
+async def _park(runs: Sequence[Run], connection: Connection) -> None:
+    rows = []
+    for run in runs:
+        drafts = (draft for draft, payloads in run.parts for _ in payloads)
+        rows += [(job_id, run.lane, draft) for job_id, draft in enumerate(drafts, run.first)]
+    if rows:
+        await connection.execute(
+            _SUBMIT["park_new"],
+            [job_id for job_id, _, _ in rows],
+            [lane.tenant_id for _, lane, _ in rows],
+            [lane.queue_id for _, lane, _ in rows],
+            [lane.priority for _, lane, _ in rows],
+            [draft.run_at for _, _, draft in rows],
+            [draft.delay_seconds for _, _, draft in rows],
+        )
+
+
+def encode_plain(runs: Sequence[Run]) -> list[bytes]:
+    """COPY rows of jobs that have nothing but a type and a payload."""
+    parts: list[bytes] = []
+    add = parts.append
+    for run in runs:
+        middle = _middle(run.lane)
+        job_id = run.first
+        for draft, payloads in run.parts:
+            head = middle + field(draft.job_type.encode())
+            for payload in payloads:
+                add(ROW_START(6, 8, job_id) + head + LENGTH(len(payload)))
+                add(payload)
+                job_id += 1
+    return parts
+
+
+def encode_full(runs: Sequence[Run]) -> list[bytes]:
+    """COPY rows with every column."""
+    parts: list[bytes] = []
+    for run in runs:
+        middle = _middle(run.lane)
+        job_id = run.first
+        for draft, payloads in run.parts:
+            head = middle + field(draft.job_type.encode())
+            tail = (
+                (NULL if draft.max_attempts is None else INT2(2, draft.max_attempts))
+                + (NULL if draft.timeout_seconds is None else FLOAT8(8, draft.timeout_seconds))
+                + _options(draft)
+            )
+            for payload in payloads:
+                parts += (ROW_START(9, 8, job_id), head, LENGTH(len(payload)), payload, tail)
+                job_id += 1
+    return parts
+
+
+def _middle(lane: Lane) -> bytes:
+    return field(lane.tenant_id.bytes) + INT4(4, lane.queue_id) + INT2(2, lane.priority)
+
+
+def _options(draft: JobDraft) -> bytes:
+    options = JobOptions(draft.retry, draft.idempotency_key, draft.tags, draft.trace)
+    if options == _NO_OPTIONS:
+        return NULL
+    return field(b"\x01" + _encode(options))  # jsonb's binary form: a version, then the text
+
+
+_NO_OPTIONS = JobOptions()
+
+
+def _has_no_options(draft: JobDraft) -> bool:
+    return draft.max_attempts is None and draft.timeout_seconds is None and _options(draft) is NULL

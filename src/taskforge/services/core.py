@@ -1,0 +1,85 @@
+"""What every service needs, built once per process by app.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from taskforge.clock import Clock
+from taskforge.errors import FieldError, Invalid
+from taskforge.postgres import queues
+from taskforge.postgres.pool import Database
+from taskforge.services.endings import Endings
+from taskforge.services.submitter import Submitter
+from taskforge.services.wakeups import Wakeups
+
+
+class Core:
+    """The process's database, group commit, wake-ups and directory of queues. Owner of none of the loops."""
+
+    def __init__(
+        self,
+        database: Database,
+        wakeups: Wakeups,
+        *,
+        clock: Clock,
+        worker_ttl: timedelta,
+        max_payload_bytes: int,
+    ) -> None:
+        self.database = database
+        self.wakeups = wakeups
+        self.clock = clock
+        self.worker_ttl = worker_ttl
+        self.max_payload_bytes = max_payload_bytes
+        self.submitter = Submitter(database, on_ready=wakeups.jobs_ready, on_parked=wakeups.jobs_parked)
+        self.directory = QueueDirectory(database)
+        self.endings = Endings(database)
+
+    async def close(self) -> None:
+        await self.submitter.close()
+        await self.endings.close()
+        await self.wakeups.close()
+        await self.database.close()
+
+
+class QueueDirectory:
+    """Queue ids by name. A deleted queue is noticed when a submit to it is refused; then its entry is dropped."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._ids: dict[tuple[UUID, str], int] = {}
+
+    async def find(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
+        """Ids of all names; raises Invalid `queue.not_found` naming those that do not exist."""
+        found = {name: self._ids[tenant_id, name] for name in names if (tenant_id, name) in self._ids}
+        if len(found) < len(names):
+            missing = [name for name in names if name not in found]
+            async with self._database.tenant(tenant_id) as connection:
+                fetched = await queues.queue_ids(connection, tenant_id, missing)
+            self._ids.update({(tenant_id, name): queue_id for name, queue_id in fetched.items()})
+            found |= fetched
+            unknown = [name for name in missing if name not in fetched]
+            if unknown:
+                raise Invalid(
+                    "queue.not_found",
+                    f'queue "{unknown[0]}" does not exist; create it first with POST /api/v1/queues',
+                    fields=tuple(
+                        FieldError("/queue_name", "queue.not_found", f'no queue "{n}"') for n in unknown
+                    ),
+                )
+        return found
+
+    async def ensure(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
+        """Ids of all names; those that did not exist do now."""
+        known = {name: self._ids[tenant_id, name] for name in names if (tenant_id, name) in self._ids}
+        if len(known) == len(names):
+            return known
+        async with self._database.tenant(tenant_id) as connection:
+            fetched = await queues.ensure_queues(connection, tenant_id, names)
+        self._ids.update({(tenant_id, name): queue_id for name, queue_id in fetched.items()})
+        return fetched
+
+    def forget(self, tenant_id: UUID, names: Sequence[str]) -> None:
+        for name in names:
+            self._ids.pop((tenant_id, name), None)

@@ -1,0 +1,54 @@
+"""Dead letters: the failed jobs of a queue, kept for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taskforge.domain.jobs import JobFilter, JobState, JobView
+from taskforge.domain.tenants import Context
+from taskforge.postgres import jobs
+from taskforge.services import jobs as job_service
+from taskforge.services import queues as queue_service
+from taskforge.services.core import Core
+from taskforge.services.pages import Page
+
+_PER_TRANSACTION = 1_000
+
+
+async def list_dead_letters(
+    core: Core, ctx: Context, queue_name: str, *, limit: int, cursor: str | None = None
+) -> Page[JobView]:
+    """Newest first. Raises NotFound for an unknown queue."""
+    await queue_service.get(core, ctx, queue_name)
+    wanted = JobFilter(queue_name=queue_name, state=JobState.FAILED)
+    return await job_service.list_jobs(core, ctx, wanted, limit=limit, cursor=cursor)
+
+
+async def redrive(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[int] | None = None) -> int:
+    """Give these dead letters, or all, new attempts; returns their number. Each comes back once, however many ask."""
+    queue = await queue_service.get(core, ctx, queue_name)
+    total = 0
+    while True:
+        async with core.database.tenant(ctx.tenant_id) as connection:
+            count = await jobs.redrive(
+                connection, ctx.tenant_id, queue.queue_id, job_ids, ctx.actor, limit=_PER_TRANSACTION
+            )
+        total += count
+        if count:
+            core.wakeups.jobs_ready((queue.queue_id,))
+        if count < _PER_TRANSACTION:
+            return total
+
+
+async def purge(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[int] | None = None) -> int:
+    """Delete these dead letters, or all, for good; returns their number."""
+    queue = await queue_service.get(core, ctx, queue_name)
+    total = 0
+    while True:
+        async with core.database.tenant(ctx.tenant_id) as connection:
+            count = await jobs.purge(
+                connection, ctx.tenant_id, queue.queue_id, job_ids, limit=_PER_TRANSACTION
+            )
+        total += count
+        if count < _PER_TRANSACTION:
+            return total

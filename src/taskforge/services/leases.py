@@ -1,0 +1,64 @@
+"""The worker protocol: register, claim, finish, heartbeat, leave. Every write names the lease's fence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taskforge.domain import queues as queue_rules
+from taskforge.domain.leases import Beat, FinishResult, Lease, LeaseReport, RegisterWorker, Registration
+from taskforge.domain.tenants import Context
+from taskforge.postgres import claim as claims
+from taskforge.postgres import finish as finishes
+from taskforge.postgres import workers
+from taskforge.services.core import Core
+
+
+async def register(core: Core, ctx: Context, worker: RegisterWorker) -> Registration:
+    """A new registration for the worker's queues, which exist afterwards. It lives as long as its heartbeat."""
+    for name in worker.queues:
+        queue_rules.check_name(name, "/queues")
+    ids = await core.directory.ensure(ctx.tenant_id, worker.queues)
+    queue_ids = tuple(ids[name] for name in worker.queues)
+    worker_id = await workers.register(
+        core.database, ctx.tenant_id, worker, queue_ids=queue_ids, ttl=core.worker_ttl
+    )
+    return Registration(worker_id, core.worker_ttl.total_seconds(), queue_ids)
+
+
+async def claim(core: Core, worker_id: int, queue_ids: Sequence[int], *, want: int) -> list[Lease]:
+    """Lease up to `want` jobs, highest priority first, then oldest. Committed before it returns.
+
+    One round trip; grows with what is taken, not with the backlog; never waits for another claim.
+    Raises WorkerLost when the registration is gone. Nothing to do is [].
+    """
+    return await claims.claim(core.database, worker_id, queue_ids, want)
+
+
+async def fetch_payloads(core: Core, worker_id: int, fence: int, ids: Sequence[int]) -> dict[int, bytes]:
+    """Payloads too large for the claim, of the jobs this worker still holds."""
+    return await claims.large_payloads(core.database, worker_id, fence, ids)
+
+
+async def finish(core: Core, worker_id: int, reports: Sequence[LeaseReport]) -> FinishResult:
+    """Write what became of jobs, one report per lease. The same report sent twice succeeds twice.
+
+    Jobs that were no longer this worker's are listed as stale and changed nothing.
+    """
+    stale = await finishes.finish(core.database, worker_id, reports)
+    core.endings.heard(reports)
+    return FinishResult(stale)
+
+
+async def heartbeat(core: Core, worker_id: int) -> Beat:
+    """Renew the registration, and hear what to cancel, whether to drain and whether to run maintenance."""
+    return await workers.heartbeat(core.database, worker_id, ttl=core.worker_ttl)
+
+
+async def deregister(core: Core, worker_id: int) -> int:
+    """Leave in order; jobs still held are given back uncharged. Returns their number."""
+    return await workers.deregister(core.database, worker_id)
+
+
+async def bury(core: Core, worker_id: int, running: Sequence[int]) -> int:
+    """The worker process is dead and these jobs were running in it: hand back all it held, charging only them."""
+    return await workers.bury(core.database, worker_id, running)

@@ -1,0 +1,228 @@
+"""Group commit of submits: whatever arrives while a flush is under way becomes the next one.
+
+No timer: an idle system flushes at once, a busy one shares one commit among all who wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from msgspec import Struct
+
+from taskforge.domain.idempotency import body_hash
+from taskforge.domain.jobs import GroupAnswer, JobDraft, JobGroup, JobState
+from taskforge.errors import Conflict, Unavailable
+from taskforge.postgres.ids import JobIds
+from taskforge.postgres.pool import Database
+from taskforge.postgres.submit import KeyedDraft, Lane, Run, lay_out, publish, take_keys
+
+_FLUSHES_AT_ONCE = 2
+_JOBS_PER_FLUSH = 10_000
+_JOBS_WAITING = 100_000
+_KEEP_KEYS = timedelta(hours=24)
+
+
+class Submission(Struct, eq=False):
+    """One caller's groups, checked, with the queue id of each queue name they use.
+
+    An all-or-nothing batch with idempotency keys flushes alone: a key that stands for another job rolls all of it back.
+    """
+
+    tenant_id: UUID
+    groups: Sequence[JobGroup]
+    queue_ids: dict[str, int]
+    size: int
+    is_alone: bool
+    future: asyncio.Future[list[GroupAnswer]]
+
+
+class Submitter:
+    """Owned by one process. `on_ready` hears the ids of queues that received claimable jobs, after the commit;
+    `on_parked` hears that something was parked."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        on_ready: Callable[[Iterable[int]], None],
+        on_parked: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._ids = JobIds(database)
+        self._on_ready = on_ready
+        self._on_parked = on_parked
+        self._waiting: list[Submission] = []
+        self._jobs_waiting = 0
+        self._flushes: set[asyncio.Task[None]] = set()
+        self._lanes: set[Lane] = set()
+
+    async def submit(
+        self, tenant_id: UUID, groups: Sequence[JobGroup], queue_ids: dict[str, int], *, is_atomic: bool
+    ) -> list[GroupAnswer]:
+        """Returns when the jobs are durable, one answer per group.
+
+        Raises Unavailable when the database is away or too much is waiting, Conflict when an all-or-nothing batch
+        uses a key that stands for another job.
+        """
+        size = sum(len(group.payloads) for group in groups)
+        if self._jobs_waiting and self._jobs_waiting + size > _JOBS_WAITING:
+            raise Unavailable(
+                "submit.overloaded", f"{self._jobs_waiting} jobs wait to be stored; try again", retry_after=1
+            )
+        is_keyed = any(group.draft.idempotency_key is not None for group in groups)
+        future: asyncio.Future[list[GroupAnswer]] = asyncio.get_running_loop().create_future()
+        submission = Submission(
+            tenant_id, groups, queue_ids, size, is_atomic and is_keyed and size > 1, future
+        )
+        self._waiting.append(submission)
+        self._jobs_waiting += size
+        self._start()
+        # A caller that goes away must not take its neighbours' flush along.
+        return await asyncio.shield(future)
+
+    async def close(self) -> None:
+        """Returns when everything accepted so far has been answered."""
+        while self._flushes:
+            await asyncio.wait(self._flushes)
+
+    def _start(self) -> None:
+        while self._waiting and len(self._flushes) < _FLUSHES_AT_ONCE:
+            task = asyncio.create_task(self._flush(self._take()), name="submit-flush")
+            self._flushes.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._flushes.discard(task)
+        self._start()
+
+    def _take(self) -> list[Submission]:
+        batch = [self._waiting[0]]
+        size = batch[0].size
+        if not batch[0].is_alone:
+            for submission in self._waiting[1:]:
+                size += submission.size
+                if submission.is_alone or size > _JOBS_PER_FLUSH:
+                    break
+                batch.append(submission)
+        del self._waiting[: len(batch)]
+        return batch
+
+    async def _flush(self, batch: list[Submission]) -> None:
+        try:
+            answers = await self._store(batch)
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, Unavailable):
+                # One of them is bad for a reason no check foresaw: each gets its own transaction.
+                for submission in batch:
+                    await self._flush([submission])
+                return
+            for submission in batch:
+                self._jobs_waiting -= submission.size
+                if not submission.future.done():
+                    submission.future.set_exception(error)
+                    submission.future.exception()  # counts as seen, even if the caller has gone
+        else:
+            for submission, answer in zip(batch, answers, strict=True):
+                self._jobs_waiting -= submission.size
+                if not submission.future.done():
+                    submission.future.set_result(answer)
+
+    async def _store(self, batch: list[Submission]) -> list[list[GroupAnswer]]:
+        plan = _Plan(batch)
+        ids = await self._ids.take(sum(submission.size for submission in batch))
+        plan.assign(ids)
+        async with self._database.ingest() as connection:
+            if plan.offers:
+                await take_keys(connection, plan.offers, keep=_KEEP_KEYS)
+                plan.settle_keys()
+            new_lanes = list({run.lane for run in plan.runs} - self._lanes)
+            if plan.runs:
+                await publish(connection, plan.runs, new_lanes=new_lanes)
+        self._lanes.update(new_lanes)
+        if ready := {run.lane.queue_id for run in plan.runs if not run.lane.is_parked}:
+            self._on_ready(ready)
+        if any(run.lane.is_parked for run in plan.runs):
+            self._on_parked()
+        return plan.answers
+
+
+class _Plan:
+    """Lays the groups of a flush out in lanes. Keyed ones join only once their key is theirs."""
+
+    def __init__(self, batch: list[Submission]) -> None:
+        self.runs: list[Run] = []
+        self.answers = [[GroupAnswer([]) for _ in submission.groups] for submission in batch]
+        self.offers: list[KeyedDraft] = []
+        self._is_alone = batch[0].is_alone
+        self._plain: dict[Lane, list[tuple[JobGroup, GroupAnswer]]] = {}
+        self._keyed: list[tuple[Lane, JobGroup, GroupAnswer, KeyedDraft]] = []
+        for submission, answers in zip(batch, self.answers, strict=True):
+            for group, answer in zip(submission.groups, answers, strict=True):
+                lane = _lane(submission, group.draft)
+                if group.draft.idempotency_key is None:
+                    self._plain.setdefault(lane, []).append((group, answer))
+                else:
+                    self._keyed.append((lane, group, answer, _offer(submission.tenant_id, group)))
+
+    def assign(self, ids: list[range]) -> None:
+        for lane, entries in self._plain.items():
+            runs, given = lay_out(lane, (group for group, _ in entries), ids)
+            self.runs += runs
+            for (_, answer), mine in zip(entries, given, strict=True):
+                answer.ids = mine
+                answer.state = _state(lane)
+        seen: dict[tuple[UUID, str], KeyedDraft] = {}
+        self._keyed.sort(key=lambda entry: (entry[0].queue_id, entry[0].priority, entry[0].is_parked))
+        for lane, group, answer, offer in self._keyed:
+            runs, [mine] = lay_out(lane, [group], ids)
+            offer.job_id = mine[0]
+            answer.ids = mine
+            seen.setdefault((offer.tenant_id, offer.key), offer)
+        # A key that a flush brings twice is offered once; the others are its replays.
+        self.offers = list(seen.values())
+
+    def settle_keys(self) -> None:
+        """After `take_keys`: new jobs join the runs, replays answer with the earlier job, the rest are refused."""
+        by_key = {(offer.tenant_id, offer.key): offer for offer in self.offers}
+        for lane, group, answer, mine in self._keyed:
+            offer = by_key[mine.tenant_id, mine.key]
+            if offer.is_mismatch or offer.body_hash != mine.body_hash:
+                answer.ids = []
+                answer.error = Conflict(
+                    "idempotency_key_reused",
+                    f'the idempotency key "{mine.key}" was used for a job with another content',
+                )
+                if self._is_alone:
+                    raise answer.error
+            elif offer is mine and offer.is_new:
+                answer.state = _state(lane)
+                self._join(lane, mine.job_id, group)
+            else:
+                assert offer.owner is not None
+                answer.ids = [offer.owner]
+                answer.created = False
+
+    def _join(self, lane: Lane, job_id: int, group: JobGroup) -> None:
+        part = (group.draft, group.payloads)
+        if self.runs and self.runs[-1].lane == lane and self.runs[-1].last + 1 == job_id:
+            self.runs[-1].parts.append(part)
+            self.runs[-1].size += 1
+        else:
+            self.runs.append(Run(lane, job_id, [part], 1))
+
+
+def _lane(submission: Submission, draft: JobDraft) -> Lane:
+    is_parked = draft.run_at is not None or bool(draft.delay_seconds)
+    return Lane(submission.tenant_id, submission.queue_ids[draft.queue_name], draft.priority, is_parked)
+
+
+def _state(lane: Lane) -> JobState:
+    return JobState.SCHEDULED if lane.is_parked else JobState.PENDING
+
+
+def _offer(tenant_id: UUID, group: JobGroup) -> KeyedDraft:
+    assert group.draft.idempotency_key is not None
+    return KeyedDraft(tenant_id, group.draft.idempotency_key, body_hash(group.draft, group.payloads[0]), 0)
