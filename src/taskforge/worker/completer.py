@@ -15,7 +15,8 @@ import structlog
 from taskforge.domain.leases import Failed, LeaseReport, Outcome, Released
 from taskforge.errors import TaskForgeError, Unavailable, WorkerLost
 from taskforge.worker.held import Held
-from taskforge.worker.source import Source
+from taskforge.worker.journal import Journal
+from taskforge.worker.source import Source, Standing
 
 log = structlog.get_logger("taskforge.worker")
 
@@ -27,20 +28,30 @@ LARGEST_BATCH = 5_000
 class Completer:
     """`add` is called by the slots; `run` is the one task that reports. At most `bound` outcomes wait or travel."""
 
-    def __init__(self, source: Source, *, bound: int, rng: Random | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        standing: Standing,
+        journal: Journal,
+        *,
+        bound: int,
+        rng: Random | None = None,
+    ) -> None:
         self._source = source
-        self._bound = bound
+        self._standing = standing
+        self._ended = journal.ended
+        self._ended_mask = journal.ended_mask
+        # Twice, because a flush takes what is oldest while as much again may be added.
+        self._bound = min(bound, journal.ended_mask // 2)
         self._rng = rng or Random()
         self._touched: list[Held] = []
         self._arrived = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
         self._generation = 0
-        self.worker_id = 0
         self.waiting = 0
         self.added = 0
         self.stale = 0
-        self.lost = asyncio.Event()
 
     @property
     def full(self) -> bool:
@@ -53,6 +64,7 @@ class Completer:
             self._arrived.set()
             self._settled.clear()
         outcomes.append(outcome)
+        self._ended[self.added & self._ended_mask] = outcome.job_id
         self.waiting += 1
         self.added += 1
 
@@ -75,7 +87,6 @@ class Completer:
             held.outcomes = []
         self._touched = []
         self.waiting = 0
-        self.lost.clear()
         self._settled.set()
 
     async def run(self) -> None:
@@ -87,7 +98,7 @@ class Completer:
                 await self._flush()
 
     async def _flush(self) -> None:
-        generation, worker_id = self._generation, self.worker_id
+        generation, worker_id = self._generation, self._standing.worker_id
         reports, count = self._collect()
         await self._report(worker_id, reports, generation)
         if generation == self._generation:
@@ -118,7 +129,7 @@ class Completer:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             except WorkerLost:
-                self.lost.set()
+                self._standing.lost.set()
                 self._count_stale([(r.lease.fence, o.job_id) for r in reports for o in r.outcomes])
                 return
             except Exception as error:  # one outcome that cannot be stored must not hold back the others

@@ -17,7 +17,7 @@ from taskforge.worker.context import JobContext, current
 from taskforge.worker.handlers import Handler, Mode
 from taskforge.worker.held import Item
 from taskforge.worker.processes import Processes
-from taskforge.worker.source import Source
+from taskforge.worker.source import Source, Standing
 from taskforge.worker.threads import Threads
 
 log = structlog.get_logger("taskforge.worker")
@@ -28,8 +28,9 @@ FETCH_PAUSE = 0.5
 class Elsewhere:
     """Owns the threads and processes of one worker."""
 
-    def __init__(self, source: Source, *, rng: Random | None = None) -> None:
+    def __init__(self, source: Source, standing: Standing, *, rng: Random | None = None) -> None:
         self._source = source
+        self._standing = standing
         self._rng = rng or Random()
         self._threads = Threads()
         self._processes = Processes()
@@ -73,7 +74,8 @@ class Elsewhere:
         held, job_id = item[0], item[2]
         while True:
             try:
-                return (await self._source.fetch_payloads(held.lease, [job_id])).get(job_id)
+                worker_id = self._standing.worker_id
+                return (await self._source.fetch_payloads(worker_id, held.lease, [job_id])).get(job_id)
             except (Unavailable, OSError, TimeoutError) as error:
                 log.warning("worker.fetch_delayed", job_id=str(job_id), error=str(error))
                 await asyncio.sleep(FETCH_PAUSE * (0.5 + self._rng.random()))

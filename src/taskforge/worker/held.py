@@ -16,13 +16,14 @@ thousands of them without running Python code."""
 
 
 class Held:
-    """`outcomes` is filled by the slots and emptied by the completer."""
+    """`outcomes` is filled by the slots and emptied by the completer. `claimed_ns` is the moment of the claim on this
+    process's monotonic clock, which all times of its jobs are reported against."""
 
     __slots__ = ("claimed_ns", "lease", "outcomes")
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, claimed_ns: int) -> None:
         self.lease = lease
-        self.claimed_ns = lease.claimed_us * 1_000
+        self.claimed_ns = claimed_ns
         self.outcomes: list[Outcome] = []
 
     def timeout(self, index: int, handler: Handler | None) -> float:

@@ -24,6 +24,7 @@ from taskforge.worker.elsewhere import Elsewhere
 from taskforge.worker.handlers import Handler, Mode
 from taskforge.worker.held import Held, Item
 from taskforge.worker.interrupts import Interrupt, conclude_interrupted
+from taskforge.worker.journal import Journal
 
 log = structlog.get_logger("taskforge.worker")
 
@@ -48,6 +49,7 @@ class Slots:
         handlers: Mapping[str, Handler],
         completer: Completer,
         elsewhere: Elsewhere,
+        journal: Journal,
         on_low: Callable[[], None] = lambda: None,
         grace: float = GRACE,
         rng: Random | None = None,
@@ -67,7 +69,9 @@ class Slots:
         self.tasks: set[asyncio.Task[None]] = set()
         self._grace_ns = int(grace * 1e9)
         self._sweeper: asyncio.TimerHandle | None = None
-        self._slots = [Slot(self) for _ in range(concurrency)]
+        self._drained = asyncio.Event()
+        self.cells = journal.running
+        self._slots = [Slot(self, cell) for cell in range(concurrency)]
         for slot in self._slots:
             slot.start()
 
@@ -78,10 +82,11 @@ class Slots:
     def put(self, leases: Iterable[Lease]) -> int:
         """Add the jobs of `leases` to the stock and wake slots for them; how many jobs that were."""
         before = len(self.stock)
+        now = time.monotonic_ns()
         for lease in leases:
-            ids = lease.ids
+            ids, held = lease.ids, Held(lease, now)
             self.stock.extend(
-                zip(repeat(Held(lease)), range(len(ids)), ids, lease.job_types, lease.payloads, strict=False)
+                zip(repeat(held), range(len(ids)), ids, lease.job_types, lease.payloads, strict=False)
             )
         added = len(self.stock) - before
         for _ in range(min(added, len(self.idle))):
@@ -101,7 +106,8 @@ class Slots:
         kept: list[Item] = []
         for item in self.stock:
             if item[2] in wanted:
-                held, now_us = item[0], time.monotonic_ns() // 1_000 - item[0].lease.claimed_us
+                held = item[0]
+                now_us = (time.monotonic_ns() - held.claimed_ns) // 1_000
                 self.completer.add(held, Cancelled(item[2], now_us, now_us, "cancelled on request"))
             else:
                 kept.append(item)
@@ -122,8 +128,12 @@ class Slots:
         self.stopping = True
         while self.idle:
             self.idle.pop().wake()
-        while self.tasks:
-            await asyncio.wait(set(self.tasks))
+        await self._drained.wait()
+
+    def note_ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if self.stopping and not self.tasks:
+            self._drained.set()
 
     def interrupt_all(self, reason: Interrupt) -> int:
         """Stop every running handler, whatever its kind; how many there were."""
@@ -152,7 +162,7 @@ class Slots:
 
     def replace(self, slot: Slot) -> None:
         """A new slot takes the place of one that cannot be used any more."""
-        fresh = Slot(self)
+        fresh = Slot(self, slot.cell)
         self._slots[self._slots.index(slot)] = fresh
         if not self.stopping:
             fresh.start()
@@ -176,9 +186,9 @@ class Slots:
 
     def _give_up(self, slot: Slot) -> None:
         slot.abandon()
-        if (task := slot.task) is not None:
-            self.tasks.discard(task)
         self.replace(slot)
+        if slot.task is not None:
+            self.note_ended(slot.task)
 
 
 class Slot:
@@ -189,6 +199,7 @@ class Slot:
         "_slots",
         "_waiter",
         "abandoned",
+        "cell",
         "handler",
         "interrupted",
         "interrupted_at",
@@ -198,8 +209,9 @@ class Slot:
         "timeout",
     )
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, cell: int) -> None:
         self._slots = slots
+        self.cell = cell
         self._waiter: asyncio.Future[None] | None = None
         self._context: JobContext | None = None
         self.task: asyncio.Task[None] | None = None
@@ -260,6 +272,7 @@ class Slot:
     async def _run(self) -> None:
         slots = self._slots
         stock, handlers, completer = slots.stock, slots.handlers, slots.completer
+        cells, cell = slots.cells, self.cell
         clean = copy_context()
         clock = time.monotonic_ns
         now = clock()
@@ -277,6 +290,7 @@ class Slot:
             self.started = now
             self._context = None
             self.item = item
+            cells[cell] = job_id
             value: object = None
             conclusion: Conclusion | None = None
             if handler is None or payload is None or handler.mode is not Mode.ASYNC:
@@ -372,6 +386,6 @@ class Slot:
             task.uncancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._slots.tasks.discard(task)
+        self._slots.note_ended(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("worker.slot_failed", exc_info=error)

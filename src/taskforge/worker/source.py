@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from taskforge.domain.leases import FinishResult, Lease, LeaseReport, Registration
+from taskforge.domain.leases import FinishResult, Lease, LeaseReport, RegisterWorker, Registration
+from taskforge.domain.tenants import Context
+from taskforge.services import leases
+from taskforge.services.core import Core
 
 
 class Source(Protocol):
@@ -17,10 +21,45 @@ class Source(Protocol):
     async def claim(self, worker_id: int, want: int) -> list[Lease]:
         """Up to `want` jobs of the registered queues; [] when there are none."""
 
-    async def fetch_payloads(self, lease: Lease, ids: Sequence[int]) -> dict[int, bytes]:
+    async def fetch_payloads(self, worker_id: int, lease: Lease, ids: Sequence[int]) -> dict[int, bytes]:
         """The payloads that were too large to travel with the claim."""
 
     async def finish(self, worker_id: int, reports: Sequence[LeaseReport]) -> FinishResult:
         """Store how jobs ended. Sending the same report twice is a success."""
 
     async def deregister(self, worker_id: int) -> None: ...
+
+
+class Standing:
+    """The worker's current registration. Whoever hears that it is gone sets `lost`."""
+
+    def __init__(self) -> None:
+        self.worker_id = 0
+        self.lost = asyncio.Event()
+
+
+class DirectSource:
+    """The protocol spoken to the services in this process, on the worker's own database connections."""
+
+    def __init__(self, core: Core, ctx: Context, worker: RegisterWorker) -> None:
+        self._core = core
+        self._ctx = ctx
+        self._worker = worker
+        self.queue_ids: tuple[int, ...] = ()
+
+    async def register(self) -> Registration:
+        registration = await leases.register(self._core, self._ctx, self._worker)
+        self.queue_ids = registration.queue_ids
+        return registration
+
+    async def claim(self, worker_id: int, want: int) -> list[Lease]:
+        return await leases.claim(self._core, worker_id, self.queue_ids, want=want)
+
+    async def fetch_payloads(self, worker_id: int, lease: Lease, ids: Sequence[int]) -> dict[int, bytes]:
+        return await leases.fetch_payloads(self._core, worker_id, lease.fence, ids)
+
+    async def finish(self, worker_id: int, reports: Sequence[LeaseReport]) -> FinishResult:
+        return await leases.finish(self._core, worker_id, reports)
+
+    async def deregister(self, worker_id: int) -> None:
+        await leases.deregister(self._core, worker_id)
