@@ -60,6 +60,13 @@ def decode(body: bytes, decoder: Callable[[bytes], T]) -> T:
         raise _too_deep() from None
 
 
+def decode_all(body: bytes, decoder: Callable[[bytes], T]) -> T:
+    """`decode` with every check, for documents that hold no `Raw`."""
+    found = decode(body, decoder)
+    check_distinct(body)
+    return found
+
+
 def check_text(body: bytes) -> None:
     """Raise unless `body` is UTF-8 without a byte order mark and without an escaped NUL."""
     if not body.isascii():

@@ -7,7 +7,7 @@ each bad item gets its own verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -34,7 +34,7 @@ class SubmitJob(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
     queue_name: str
     job_type: str
-    payload: Raw = Raw(b"{}")
+    payload: Raw = msgspec.field(default_factory=lambda: Raw(b"{}"))
     priority: int = DEFAULT_PRIORITY
     max_attempts: int | None = None
     timeout_seconds: float | None = None
@@ -58,6 +58,17 @@ class _WrappedBare(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Item = JobDraft | TaskForgeError
+
+
+class Batch(Struct, frozen=True):
+    """Jobs in their order; an item that cannot be read is its error. `base` points at the list in the document."""
+
+    items: list[Item]
+    base: str = ""
+
+    def place(self, index: int) -> str:
+        return f"{self.base}/{index}"
+
 
 _job: Callable[[bytes], SubmitJob] = msgspec.json.Decoder(SubmitJob).decode
 _jobs: Callable[[bytes], list[SubmitJob]] = msgspec.json.Decoder(list[SubmitJob]).decode
@@ -85,8 +96,8 @@ class Reader(Struct, frozen=True):
             check_distinct(body)
         return draft
 
-    def read_batch(self, body: bytes) -> list[Item]:
-        """The jobs of a JSON array, or of {"jobs": [...]}, in order; an item that cannot be read is its error.
+    def read_batch(self, body: bytes) -> Batch:
+        """The jobs of a JSON array, or of {"jobs": [...]}.
 
         Raises Malformed or Invalid when the document as a whole cannot be read, is empty or has too many jobs.
         Cost: about 1 us a job.
@@ -100,11 +111,12 @@ class Reader(Struct, frozen=True):
         bares = _wrapped_bares(body).jobs if is_wrapped else _bares(body)
         items: list[Item] = []
         keys: list[int] = []
+        batch = Batch(items, "/jobs" if is_wrapped else "")
         for job, bare in zip(jobs, bares, strict=True):
             try:
                 draft, count = self._to_draft(job, bare)
             except (Invalid, Malformed) as error:
-                items.append(relocate(error, _place(is_wrapped, len(items))))
+                items.append(relocate(error, batch.place(len(items))))
                 keys.append(0)
             else:
                 items.append(draft)
@@ -113,11 +125,11 @@ class Reader(Struct, frozen=True):
             if is_wrapped:
                 _check_wrapper(body)
             raws = _wrapped_raws(body).jobs if is_wrapped else _raws(body)
-            _check_each_distinct(raws, items, keys, is_wrapped=is_wrapped)
-        return items
+            _check_each_distinct(raws, batch, keys)
+        return batch
 
-    def read_lines(self, body: bytes) -> list[Item]:
-        """The jobs of a text with one JSON object a line; a line that cannot be read is its error.
+    def read_lines(self, body: bytes) -> Batch:
+        """The jobs of a text with one JSON object a line.
 
         Empty lines are skipped. Pointers count the jobs, not the lines.
         """
@@ -125,9 +137,9 @@ class Reader(Struct, frozen=True):
             raise Malformed("request.empty_body", "the request has no body")
         lines = [line for line in body.split(b"\n", _most_line_ends(body)) if line and not line.isspace()]
         _check_size(len(lines))
-        return [self._read_item(line, f"/{index}") for index, line in enumerate(lines)]
+        return Batch([self._read_item(line, f"/{index}") for index, line in enumerate(lines)])
 
-    def _read_apart(self, body: bytes, *, is_wrapped: bool) -> list[Item]:
+    def _read_apart(self, body: bytes, *, is_wrapped: bool) -> Batch:
         """Each item by itself. Raises when even the list cannot be read."""
         if len(body) > _COUNT_FIRST_ABOVE:
             check_text(body)
@@ -136,7 +148,8 @@ class Reader(Struct, frozen=True):
         if is_wrapped:
             _check_wrapper(body)
         _check_size(len(raws))
-        return [self._read_item(bytes(raw), _place(is_wrapped, index)) for index, raw in enumerate(raws)]
+        base = "/jobs" if is_wrapped else ""
+        return Batch([self._read_item(bytes(raw), f"{base}/{index}") for index, raw in enumerate(raws)], base)
 
     def _read_item(self, raw: bytes, place: str) -> Item:
         try:
@@ -177,25 +190,21 @@ class Reader(Struct, frozen=True):
         return draft, keys
 
 
-def refuse_if_any(items: Sequence[Item]) -> list[JobDraft]:
+def refuse_if_any(batch: Batch) -> list[JobDraft]:
     """The drafts, or Invalid with what is wrong with all the bad items together."""
-    bad = [(index, item) for index, item in enumerate(items) if isinstance(item, TaskForgeError)]
+    bad = [(index, item) for index, item in enumerate(batch.items) if isinstance(item, TaskForgeError)]
     if bad:
-        fields = [field for index, error in bad for field in _fields_of(error, index)]
+        fields = [
+            field
+            for index, error in bad
+            for field in error.fields or (FieldError(batch.place(index), error.code, error.detail),)
+        ]
         raise Invalid(
             "batch.invalid",
-            f"{len(bad)} of {len(items)} jobs cannot be accepted, so none was stored",
+            f"{len(bad)} of {len(batch.items)} jobs cannot be accepted, so none was stored",
             fields=tuple(fields[:MAX_ERRORS]),
         )
-    return [item for item in items if isinstance(item, JobDraft)]
-
-
-def _fields_of(error: TaskForgeError, index: int) -> tuple[FieldError, ...]:
-    return error.fields or (FieldError(f"/{index}", error.code, error.detail),)
-
-
-def _place(is_wrapped: bool, index: int) -> str:
-    return f"/jobs/{index}" if is_wrapped else f"/{index}"
+    return [item for item in batch.items if isinstance(item, JobDraft)]
 
 
 def _check_wrapper(body: bytes) -> None:
@@ -205,15 +214,15 @@ def _check_wrapper(body: bytes) -> None:
         raise Invalid("request.duplicate_key", detail, fields=(FieldError("/jobs", "duplicate_key", detail),))
 
 
-def _check_each_distinct(raws: list[Raw], items: list[Item], keys: list[int], *, is_wrapped: bool) -> None:
+def _check_each_distinct(raws: list[Raw], batch: Batch, keys: list[int]) -> None:
     """Put an error in the place of each item that has a key twice."""
     for index, raw in enumerate(raws):
         text = bytes(raw)
-        if isinstance(items[index], JobDraft) and not proves_distinct(text, keys[index]):
+        if isinstance(batch.items[index], JobDraft) and not proves_distinct(text, keys[index]):
             try:
                 check_distinct(text)
             except Invalid as error:
-                items[index] = relocate(error, _place(is_wrapped, index))
+                batch.items[index] = relocate(error, batch.place(index))
 
 
 def _most_line_ends(body: bytes) -> int:

@@ -1,0 +1,188 @@
+"""The contract as OpenAPI 3.1. Schemas come from the structs that the handlers read and write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from taskforge.domain.jobs import BATCH_LIMIT, MAX_ATTEMPTS, MAX_TAGS, JobView
+from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME, QueueChange, QueueDraft, QueueHealth
+from taskforge.domain.retry import MAX_DELAY_SECONDS
+from taskforge.rest import schemas
+from taskforge.rest.openapi_paths import PATHS, Operation
+from taskforge.rest.problems import Problem
+from taskforge.rest.submission import SubmitJob
+
+VERSION = "1.0.0"
+
+_STRUCTS = (
+    JobView,
+    Problem,
+    QueueChange,
+    QueueDraft,
+    QueueHealth,
+    SubmitJob,
+    schemas.BatchAnswer,
+    schemas.DeadLetterSelection,
+    schemas.Health,
+    schemas.JobAccepted,
+    schemas.JobPage,
+    schemas.Purged,
+    schemas.QueuePage,
+    schemas.QueueView,
+    schemas.Redriven,
+)
+
+# Bounds that the domain checks by code, said once more for readers and generators of clients.
+_BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
+    ("SubmitJob", "queue_name"): {"pattern": f"^{NAME.pattern}$", "examples": ["default"]},
+    ("SubmitJob", "job_type"): {
+        "pattern": r"^[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}$",
+        "examples": ["send_email"],
+    },
+    ("SubmitJob", "priority"): {"minimum": 0, "maximum": 9, "description": "9 goes first, 0 last."},
+    ("SubmitJob", "payload"): {"description": "Any JSON value, kept byte for byte; handlers take an object."},
+    ("SubmitJob", "max_attempts"): {
+        "minimum": 1,
+        "maximum": MAX_ATTEMPTS,
+        "description": "Unset: the queue's.",
+    },
+    ("SubmitJob", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
+    ("SubmitJob", "delay_seconds"): {
+        "minimum": 0,
+        "maximum": MAX_DELAY_SECONDS,
+        "description": "Run no sooner than this long from now; not together with run_at.",
+    },
+    ("SubmitJob", "run_at"): {"description": "Run no sooner than this time, which must name its zone."},
+    ("SubmitJob", "idempotency_key"): {
+        "minLength": 1,
+        "maxLength": 255,
+        "description": "At most one job per key and tenant within 24 hours.",
+    },
+    ("SubmitJob", "tags"): {"maxItems": MAX_TAGS},
+    ("QueueDraft", "name"): {"pattern": f"^{NAME.pattern}$"},
+    ("QueueDraft", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
+    ("QueueDraft", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
+    ("QueueChange", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
+    ("QueueChange", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
+    ("DeadLetterSelection", "job_ids"): {"maxItems": BATCH_LIMIT},
+}
+
+_PROBLEM_EXAMPLE = {
+    "type": "https://taskforge.dev/problems/request.invalid",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "/priority: must be a whole number, not a string",
+    "instance": "/api/v1/jobs",
+    "code": "request.invalid",
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "errors": [
+        {"pointer": "/priority", "code": "wrong_type", "detail": "must be a whole number, not a string"}
+    ],
+}
+
+_PROBLEMS = {
+    "400": "The request cannot be read.",
+    "401": "No valid bearer token.",
+    "404": "No such thing in this tenant.",
+    "405": "The resource has no such method.",
+    "408": "The body did not arrive in time.",
+    "409": "The thing is in a state that does not permit this.",
+    "413": "The body is too large.",
+    "415": "A content type or encoding that is not read here.",
+    "422": "Well-formed, but not allowed; `errors` points at the places.",
+    "503": "Not now; `Retry-After` says when to try again.",
+}
+
+
+def document() -> dict[str, Any]:
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "TaskForge",
+            "version": VERSION,
+            "summary": "A durable job queue on PostgreSQL.",
+            "description": "Every error is an RFC 9457 problem document with a stable `code`. "
+            "Times are RFC 3339 in UTC, durations are seconds, job ids are strings.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [
+            {"name": "jobs", "description": "Submit, follow, cancel and retry jobs."},
+            {"name": "queues", "description": "Named lines of jobs with their defaults."},
+            {"name": "dead letters", "description": "Jobs that failed for good, kept for people."},
+            {"name": "operations", "description": "For machines that watch the server."},
+        ],
+        "paths": {
+            path: {method: _operation(operation) for method, operation in operations.items()}
+            for path, operations in PATHS.items()
+        },
+        "components": {
+            "schemas": _schemas(),
+            "responses": {f"Problem{status}": _problem(status, text) for status, text in _PROBLEMS.items()},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "security": [{"bearer": []}] if operation.is_protected else [],
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.parameters:
+        described["parameters"] = list(operation.parameters)
+    if operation.body:
+        described["requestBody"] = {"required": True, "content": operation.body}
+    described["responses"] = {
+        **operation.answers,
+        **{status: {"$ref": f"#/components/responses/Problem{status}"} for status in operation.problems},
+    }
+    return described
+
+
+def _problem(status: str, text: str) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "description": text,
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": {"problem": {"value": {**_PROBLEM_EXAMPLE, "status": int(status)}}},
+            }
+        },
+    }
+    if status == "503":
+        described["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    if status == "401":
+        described["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return described
+
+
+def _schemas() -> dict[str, Any]:
+    _, components = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
+    for (schema, field), bounds in _BOUNDS.items():
+        components[schema]["properties"][field] |= bounds
+    # `Raw` defaults cannot be shown by msgspec as the values that they are.
+    components["SubmitJob"]["properties"]["payload"]["default"] = {}
+    components["SubmitJobs"] = {
+        "title": "SubmitJobs",
+        "type": "object",
+        "properties": {"jobs": _jobs_array()},
+        "required": ["jobs"],
+        "additionalProperties": False,
+    }
+    return dict(sorted(components.items()))
+
+
+def _jobs_array() -> dict[str, Any]:
+    return {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/SubmitJob"},
+        "minItems": 1,
+        "maxItems": BATCH_LIMIT,
+    }

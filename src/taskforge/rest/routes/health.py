@@ -1,0 +1,51 @@
+"""/healthz, /readyz and /metrics: for machines, without tenant data."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from litestar import Request, get
+from litestar.types import Scope
+
+from taskforge.rest.auth import authenticate
+from taskforge.rest.metrics import CONTENT_TYPE
+from taskforge.rest.replies import Reply, json_reply
+from taskforge.rest.schemas import Health
+from taskforge.rest.state import state_of
+
+AnyRequest = Request[Any, Any, Any]
+
+
+@get("/healthz")
+async def healthz() -> Reply:
+    """The process answers. No input or output."""
+    return json_reply(Health("ok"))
+
+
+@get("/readyz")
+async def readyz(request: AnyRequest) -> Reply:
+    """Requests can be served now: not draining, the database there and migrated."""
+    rest = state_of(request.app)
+    rest.refuse_if_draining()
+    await rest.check_ready()
+    return json_reply(Health("ready"))
+
+
+@get("/metrics")
+async def metrics(request: AnyRequest) -> Reply:
+    """Open to this machine in development; otherwise it takes a token."""
+    rest = state_of(request.app)
+    if not (rest.is_development and _is_local(request.scope)):
+        authenticate(request.scope, rest.tokens)
+    return Reply(200, await rest.metrics.render(), media=CONTENT_TYPE)
+
+
+def _is_local(scope: Scope) -> bool:
+    client = scope.get("client")
+    if client is None:
+        return False
+    try:
+        return ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False

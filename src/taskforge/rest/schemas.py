@@ -1,0 +1,150 @@
+"""The shapes that cross the wire and are not the domain's own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import Raw, Struct
+
+from taskforge.domain.jobs import JobDraft, JobState, JobView, Verdict
+from taskforge.domain.queues import Queue
+from taskforge.domain.retry import RetryKind, RetryPolicy
+from taskforge.errors import FieldError
+
+
+class JobAccepted(Struct, frozen=True):
+    """A job just submitted. A limit that is null is the queue's."""
+
+    id: str
+    queue_name: str
+    job_type: str
+    state: JobState | None
+    priority: int
+    payload: Raw
+    attempt: int
+    max_attempts: int | None
+    timeout_seconds: float | None
+    tags: tuple[str, ...]
+    run_at: datetime | None
+    delay_seconds: float | None
+    idempotency_key: str | None
+
+    @classmethod
+    def of(cls, draft: JobDraft, verdict: Verdict) -> JobAccepted:
+        return cls(
+            str(verdict.job_id),
+            draft.queue_name,
+            draft.job_type,
+            verdict.state,
+            draft.priority,
+            Raw(draft.payload),
+            0,
+            draft.max_attempts,
+            draft.timeout_seconds,
+            draft.tags,
+            draft.run_at,
+            draft.delay_seconds,
+            draft.idempotency_key,
+        )
+
+
+class ItemError(Struct, frozen=True):
+    """Why one job of a batch was not accepted."""
+
+    code: str
+    detail: str
+    errors: tuple[FieldError, ...]
+
+
+class BatchItem(Struct, frozen=True, omit_defaults=True):
+    """The verdict on one job of a batch. `created` is false when an idempotency key led to an earlier job."""
+
+    id: str | None = None
+    state: JobState | None = None
+    created: bool = True
+    error: ItemError | None = None
+
+
+class BatchAnswer(Struct, frozen=True, omit_defaults=True):
+    """Verdicts in the order of the jobs."""
+
+    data: list[BatchItem]
+    created: int
+    replayed: int = 0
+    failed: int = 0
+
+
+class JobPage(Struct, frozen=True):
+    data: list[JobView]
+    next_cursor: str | None
+
+
+class RetryView(Struct, frozen=True):
+    """A retry policy with all its parts, also those that have their default."""
+
+    kind: RetryKind
+    base_seconds: float
+    factor: float
+    max_seconds: float
+    jitter: float
+    delays: tuple[float, ...]
+
+    @classmethod
+    def of(cls, policy: RetryPolicy) -> RetryView:
+        return cls(
+            policy.kind,
+            policy.base_seconds,
+            policy.factor,
+            policy.max_seconds,
+            policy.jitter,
+            policy.delays,
+        )
+
+
+class QueueView(Struct, frozen=True):
+    """A queue as the API shows it."""
+
+    name: str
+    priority: int
+    paused: bool
+    max_attempts: int
+    timeout_seconds: float
+    retry: RetryView
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, queue: Queue) -> QueueView:
+        return cls(
+            queue.name,
+            queue.priority,
+            queue.paused,
+            queue.max_attempts,
+            queue.timeout_seconds,
+            RetryView.of(queue.retry),
+            queue.created_at,
+            queue.updated_at,
+        )
+
+
+class QueuePage(Struct, frozen=True):
+    data: list[QueueView]
+    next_cursor: str | None
+
+
+class DeadLetterSelection(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which dead letters: those with these ids, or all of the queue when none are given."""
+
+    job_ids: tuple[str, ...] | None = None
+
+
+class Redriven(Struct, frozen=True):
+    redriven: int
+
+
+class Purged(Struct, frozen=True):
+    purged: int
+
+
+class Health(Struct, frozen=True):
+    status: str
