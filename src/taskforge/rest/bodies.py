@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 
 from litestar.types import Receive, Scope
 
@@ -12,6 +13,7 @@ from taskforge.rest.problems import RequestTimeout
 from taskforge.rest.tracing import header
 
 BODY_TIMEOUT_SECONDS = 30.0
+DISCARD_SECONDS = 0.5
 
 _JSON = b"application/json"
 _NDJSON = b"application/x-ndjson"
@@ -31,10 +33,14 @@ async def read_body(
     """The whole body. Raises TooLarge as soon as it is known to pass `limit`, RequestTimeout after `timeout`."""
     declared = header(scope, b"content-length")
     if declared is not None and (not declared.isdigit() or len(declared) > 18 or int(declared) > limit):
+        await _discard(scope, receive, limit)
         raise _too_large(limit)
     try:
         async with asyncio.timeout(timeout):
             return await _collect(receive, limit)
+    except TooLarge:
+        await _discard(scope, receive, limit)
+        raise
     except TimeoutError:
         raise RequestTimeout(
             "request.timeout", f"the body did not arrive within {timeout:.0f} seconds"
@@ -71,6 +77,23 @@ async def _collect(receive: Receive, limit: int) -> bytes:
         if not message.get("more_body", False):
             return b"".join((*parts, part)) if parts else part
         parts.append(part)
+
+
+async def _discard(scope: Scope, receive: Receive, limit: int) -> None:
+    """Take in a little more of a body that is refused anyway.
+
+    A connection closed over unread bytes is reset, and the reset can overtake the answer.
+    """
+    if header(scope, b"expect") is not None:
+        return  # the sender waits for our word before it sends anything
+    size = 0
+    with suppress(TimeoutError, ClientGone):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while size <= limit:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                size += len(message.get("body", b""))
 
 
 def _too_large(limit: int) -> TooLarge:

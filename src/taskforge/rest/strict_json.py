@@ -47,6 +47,12 @@ def decode(body: bytes, decoder: Callable[[bytes], T]) -> T:
 
     Does not look for duplicate keys, nor for bad numbers inside `Raw`: see `check_value` and `proves_distinct`.
     """
+    check_nul(body)
+    return decode_outline(body, decoder)
+
+
+def decode_outline(body: bytes, decoder: Callable[[bytes], T]) -> T:
+    """`decode` for documents whose parts are `Raw` and will be decoded one by one: NUL is left to them."""
     if not body:
         raise Malformed("request.empty_body", "the request has no body")
     check_text(body)
@@ -68,7 +74,7 @@ def decode_all(body: bytes, decoder: Callable[[bytes], T]) -> T:
 
 
 def check_text(body: bytes) -> None:
-    """Raise unless `body` is UTF-8 without a byte order mark and without an escaped NUL."""
+    """Raise Malformed unless `body` is UTF-8 without a byte order mark."""
     if not body.isascii():
         if body.startswith(b"\xef\xbb\xbf"):
             raise Malformed(
@@ -78,6 +84,10 @@ def check_text(body: bytes) -> None:
             body.decode()
         except UnicodeDecodeError as error:
             raise Malformed("request.invalid_utf8", f"the body is not UTF-8 (byte {error.start})") from None
+
+
+def check_nul(body: bytes) -> None:
+    """Raise Invalid when a string in `body` has an escaped NUL."""
     if b"\\u0000" in body and _NUL.search(body):
         detail = "the NUL character is not allowed in any string"
         raise Invalid(
@@ -273,10 +283,10 @@ def _too_deep() -> Invalid:
 
 def _refuse_syntax(raw: bytes, message: str) -> NoReturn:
     """Say what is wrong with text that msgspec could not read, without repeating any of it."""
-    if _NOT_FINITE.match(raw):
+    if (b"NaN" in raw or b"Infinity" in raw) and _NOT_FINITE.match(raw):
         detail = "NaN and Infinity are not numbers in JSON"
         raise Invalid("request.not_finite", detail, fields=(FieldError("", "not_finite", detail),)) from None
-    if _LONE_SURROGATE.search(raw):
+    if b"\\u" in raw and _LONE_SURROGATE.search(raw):
         detail = "a string holds half of a surrogate pair"
         raise Invalid(
             "request.lone_surrogate", detail, fields=(FieldError("", "lone_surrogate", detail),)

@@ -19,11 +19,11 @@ from taskforge.errors import FieldError, Invalid, Malformed, TaskForgeError
 from taskforge.rest.strict_json import (
     MAX_ERRORS,
     check_distinct,
-    check_text,
     check_value,
     count_keys,
     count_members,
     decode,
+    decode_outline,
     proves_distinct,
     relocate,
 )
@@ -73,6 +73,7 @@ class Batch(Struct, frozen=True):
 _job: Callable[[bytes], SubmitJob] = msgspec.json.Decoder(SubmitJob).decode
 _jobs: Callable[[bytes], list[SubmitJob]] = msgspec.json.Decoder(list[SubmitJob]).decode
 _wrapped = msgspec.json.Decoder(_Wrapped).decode
+_outline: Callable[[bytes], Raw] = msgspec.json.Decoder(Raw).decode
 _raws: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
 _wrapped_raws = msgspec.json.Decoder(_WrappedRaw).decode
 _bare: Callable[[bytes], dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -142,9 +143,9 @@ class Reader(Struct, frozen=True):
     def _read_apart(self, body: bytes, *, is_wrapped: bool) -> Batch:
         """Each item by itself. Raises when even the list cannot be read."""
         if len(body) > _COUNT_FIRST_ABOVE:
-            check_text(body)
+            decode_outline(body, _outline)
             _check_size(count_members(body, level=2 if is_wrapped else 1, enough=BATCH_LIMIT))
-        raws = decode(body, _wrapped_raws).jobs if is_wrapped else decode(body, _raws)
+        raws = decode_outline(body, _wrapped_raws).jobs if is_wrapped else decode_outline(body, _raws)
         if is_wrapped:
             _check_wrapper(body)
         _check_size(len(raws))

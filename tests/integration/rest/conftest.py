@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from uuid import UUID, uuid4
+from uuid import uuid4
 
+import asyncpg
 import httpx2
 import pytest
 
 from taskforge.app import open_core
-from taskforge.domain.tenants import DEFAULT_TENANT
+from taskforge.domain.leases import (
+    Failed,
+    Lease,
+    LeaseReport,
+    Outcome,
+    RegisterWorker,
+    Registration,
+    Succeeded,
+)
+from taskforge.domain.tenants import DEFAULT_TENANT, Context
 from taskforge.rest.app import RestApp, create_app
 from taskforge.rest.server import HttpServer
 from taskforge.rest.state import state_of
+from taskforge.services import leases
 from taskforge.services.core import Core
 from taskforge.settings import Settings, load
 
@@ -65,7 +76,48 @@ async def api(server: HttpServer, token: str) -> AsyncIterator[httpx2.AsyncClien
 
 
 @pytest.fixture
-def stranger_token(app: RestApp) -> str:
-    """Of a tenant that owns nothing."""
-    stranger: UUID = uuid4()
+async def stranger_token(app: RestApp, database_url: str) -> str:
+    """Of another tenant."""
+    stranger = uuid4()
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(
+            "insert into taskforge.tenants (tenant_id, name) values ($1, 'stranger')", stranger
+        )
+    finally:
+        await connection.close()
     return state_of(app).tokens.make(tenant_id=stranger, subject="eve")
+
+
+class TinyWorker:
+    """Works off jobs of `default` one claim at a time, with the outcome it is told."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._registration: Registration | None = None
+
+    async def claim(self) -> Lease:
+        if self._registration is None:
+            worker = RegisterWorker(name="tiny", queues=("default",), concurrency=10)
+            self._registration = await leases.register(self._core, Context(), worker)
+        found = await leases.claim(
+            self._core, self._registration.worker_id, self._registration.queue_ids, want=10
+        )
+        assert found, "there was nothing to claim"
+        return found[0]
+
+    async def finish(self, lease: Lease, *, error: str | None = None, result: bytes | None = None) -> None:
+        assert self._registration is not None
+        outcomes: list[Outcome] = [
+            Failed(job_id, 1, 2, "ValueError", error, "trace", None)
+            if error is not None
+            else Succeeded(job_id, 1, 2, result)
+            for job_id in lease.ids
+        ]
+        done = await leases.finish(self._core, self._registration.worker_id, [LeaseReport(lease, outcomes)])
+        assert not done.stale
+
+
+@pytest.fixture
+def worker(core: Core) -> TinyWorker:
+    return TinyWorker(core)
