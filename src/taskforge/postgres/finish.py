@@ -248,8 +248,16 @@ async def _write_rest(
     retrying = sum(p.kind == _PARK_RETRYING for p in parked)
     await connection.execute(
         _LEASES["count_flow"],
-        lease.tenant_id, lease.queue_id, len(returned), len(parked) - retrying, retrying, failed, cancelled, retrying,
-    )  # fmt: skip
+        lease.tenant_id,
+        lease.queue_id,
+        lease.priority,
+        len(returned),
+        len(parked) - retrying,
+        retrying,
+        failed,
+        cancelled,
+        retrying,
+    )
 
 
 async def _store_attempts(

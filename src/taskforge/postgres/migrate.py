@@ -17,8 +17,6 @@ from taskforge.postgres.dsn import connect_arguments
 
 _LOCK = 7_161_209_381_117
 _MINIMUM_VERSION = 140_000
-PARTITION_SPAN = 4_194_304
-_PARTITIONS_AT_START = 2
 
 _LEDGER = """
 create table if not exists taskforge.schema_migrations (
@@ -93,9 +91,7 @@ async def _apply(connection: asyncpg.Connection, login: str | None) -> list[str]
         await connection.execute(
             "grant select on schema_migrations to taskforge_app, taskforge_dispatch, taskforge_ingest"
         )
-        await connection.fetchval(
-            "select ensure_partitions($1, $2)", PARTITION_SPAN * (_PARTITIONS_AT_START - 1), PARTITION_SPAN
-        )
+        await connection.fetchval("select ensure_partitions(1)")
     if login is not None:
         await _ensure_login(connection, login)
     return applied

@@ -106,15 +106,8 @@ async def take_keys(connection: Connection, offers: Sequence[KeyedDraft], *, kee
         offer.is_mismatch = row["body_hash"] != offer.body_hash
 
 
-async def publish(connection: Connection, runs: Sequence[Run], *, new_lanes: Sequence[Lane]) -> None:
+async def publish(connection: Connection, runs: Sequence[Run]) -> None:
     """Store the runs and make them claimable. Raises Conflict `queue.gone` when a queue was deleted meanwhile."""
-    if new_lanes:
-        await connection.execute(
-            _SUBMIT["open_lanes"],
-            [lane.tenant_id for lane in new_lanes],
-            [lane.queue_id for lane in new_lanes],
-            [lane.priority for lane in new_lanes],
-        )
     is_plain = all(_has_no_options(draft) for run in runs for draft, _ in run.parts)
     await connection.copy_to_table(
         "jobs",

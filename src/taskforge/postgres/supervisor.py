@@ -28,6 +28,7 @@ QUICK_DEATH_SECONDS = 5.0
 QUICK_DEATHS_ALLOWED = 3
 STOP_SECONDS = 120.0
 PR_SET_PDEATHSIG = 1
+HAS_PROC = Path("/proc/self/cwd").exists()
 
 
 def try_lock(descriptor: int, operation: int) -> bool:
@@ -71,7 +72,7 @@ class Supervisor:
         self.pid = os.getpid()
         self.is_hurried = False
         self.is_ordered_to_stop = False
-        self.is_unsynced = False
+        self.sync: subprocess.Popen[bytes] | None = None
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("PG", "PYTHON", "LC_"))
         } | {"LC_ALL": "C"}
@@ -83,22 +84,28 @@ class Supervisor:
             signal.signal(number, self._order_stop)
         if not (self.data / "PG_VERSION").exists():
             self._create_cluster()
+        try:
+            return self._serve()
+        finally:
+            if self.sync is not None:
+                self.sync.wait()
+
+    def _serve(self) -> int:
         quick_deaths = 0
         while True:
-            end_leftovers(self.data)
+            end_leftovers(self.data, self.sockets)
             began = time.monotonic()
             server = self._start()
-            if self.is_unsynced:
-                self._sync_beside()
             if self._watch(server):
                 return 0
             if server.returncode == 0:
                 log("the server was stopped by somebody else; leaving")
                 return 0
-            is_quick = time.monotonic() - began < QUICK_DEATH_SECONDS
-            quick_deaths = quick_deaths + 1 if is_quick else 1
+            # Killed by a signal, it can run again. Ended with a status, it has said why it cannot.
+            is_refusal = server.returncode > 0 and time.monotonic() - began < QUICK_DEATH_SECONDS
+            quick_deaths = quick_deaths + 1 if is_refusal else 0
             if quick_deaths >= QUICK_DEATHS_ALLOWED:
-                log(f"the server died {quick_deaths} times in a row, giving up")
+                log(f"the server ended {quick_deaths} times in a row, giving up")
                 return 1
             log(f"the server ended unexpectedly (status {server.returncode}), starting it again")
             time.sleep(POLL_SECONDS)
@@ -120,12 +127,9 @@ class Supervisor:
         # Only the socket's folder decides who may connect, and only its owner (and root) can enter it.
         (fresh / "pg_hba.conf").write_text("local all all trust\n", encoding="ascii")
         fresh.rename(self.data)
-        self.is_unsynced = "fsync=off" not in self.options
-
-    def _sync_beside(self) -> None:
-        """Bring the files of the new cluster to the disk while it is already serving; waiting would cost a second."""
-        self.is_unsynced = False
-        self._launch([self.bin_dir / "initdb", "--sync-only", "-D", self.data])
+        if "fsync=off" not in self.options:
+            # Beside the first start, because waiting for it would cost a second.
+            self.sync = self._launch([self.bin_dir / "initdb", "--sync-only", "-D", self.data])
 
     def _start(self) -> subprocess.Popen[bytes]:
         settings = {
@@ -151,6 +155,7 @@ class Supervisor:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if "--sync-only" in command else None,
             env=self.environment,
             cwd="/",
             user=self.user,
@@ -223,8 +228,8 @@ def stop(server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def end_leftovers(data: Path) -> None:
-    """No process of this cluster is left afterwards, and no pid file that names somebody else's process.
+def end_leftovers(data: Path, sockets: Path) -> None:
+    """No process of this cluster is left afterwards, and no lock file that would refuse the next one.
 
     A postmaster without a supervisor is already stopping where the kernel told it of its parent's death, and is told
     here where it was not. Processes whose postmaster was killed end by themselves, unless they are busy computing.
@@ -246,9 +251,12 @@ def end_leftovers(data: Path) -> None:
             for process in left:
                 send(process, signal.SIGQUIT)
         time.sleep(POLL_SECONDS / 5)
-    if pid is not None and is_alive(pid) and not is_server_of(pid, data):
-        log(f"the pid {pid} in postmaster.pid belongs to another program now; removing the file")
-        (data / "postmaster.pid").unlink(missing_ok=True)
+    # A server refuses to start while the pid in a lock file exists, be it by now another program's or that of a dead
+    # process which nobody has reaped. Both folders are this cluster's alone, which was just seen to have no process.
+    if pid is not None and exists(pid) and HAS_PROC:
+        log(f"postmaster.pid names {pid}, which is not a server of this cluster; removing the lock files")
+        for stale in (data / "postmaster.pid", sockets / ".s.PGSQL.5432.lock", sockets / ".s.PGSQL.5432"):
+            stale.unlink(missing_ok=True)
 
 
 def postmaster_pid(data: Path) -> int | None:
@@ -259,19 +267,20 @@ def postmaster_pid(data: Path) -> int | None:
     return abs(int(first)) if first.strip().lstrip("-").isdigit() else None
 
 
-def is_alive(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Also true for a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return not _is_zombie(pid)
+        pass
+    return True
 
 
 def is_server_of(pid: int, data: Path) -> bool:
     """A live PostgreSQL process whose working folder is the cluster, as every one of its processes has it."""
-    if not Path("/proc/self").exists():
+    if not HAS_PROC:
         command = subprocess.run(
             ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True
         ).stdout
@@ -283,7 +292,7 @@ def is_server_of(pid: int, data: Path) -> bool:
 
 
 def processes_of(data: Path) -> list[int]:
-    if not Path("/proc/self").exists():
+    if not HAS_PROC:
         return []
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and _is_postgres(int(name), data)]
 

@@ -57,7 +57,6 @@ class Submitter:
         self._waiting: list[Submission] = []
         self._jobs_waiting = 0
         self._flushes: set[asyncio.Task[None]] = set()
-        self._lanes: set[Lane] = set()
 
     async def submit(
         self, tenant_id: UUID, groups: Sequence[JobGroup], queue_ids: dict[str, int], *, is_atomic: bool
@@ -138,10 +137,8 @@ class Submitter:
             if plan.offers:
                 await take_keys(connection, plan.offers, keep=_KEEP_KEYS)
                 plan.settle_keys()
-            new_lanes = list({run.lane for run in plan.runs} - self._lanes)
             if plan.runs:
-                await publish(connection, plan.runs, new_lanes=new_lanes)
-        self._lanes.update(new_lanes)
+                await publish(connection, plan.runs)
         if ready := {run.lane.queue_id for run in plan.runs if not run.lane.is_parked}:
             self._on_ready(ready)
         if any(run.lane.is_parked for run in plan.runs):

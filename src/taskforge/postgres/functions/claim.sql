@@ -93,7 +93,6 @@ declare
   v_budget integer;
   v_ranges int8multirange;
   v_state smallint;
-  v_more boolean;
 begin
   select state into v_state from workers where worker_id = p_worker;
   if v_state is null or v_state = 3 then
@@ -105,26 +104,35 @@ begin
 
   for v_lane in
     select l.queue_id, l.priority, l.tenant_id, l.returned_floor, l.fresh_floor, q.name,
-      q.max_attempts, q.timeout_seconds, q.retry
-    from lanes l join queues q on q.queue_id = l.queue_id
-    where l.queue_id = any (p_queues) and not q.paused
+      q.max_attempts, q.timeout_seconds, q.retry, found.returned, found.fresh
+    from queues q
+    join lanes l on l.queue_id = q.queue_id
+    cross join lateral (
+      select
+        exists (select from ready r where r.queue_id = l.queue_id and r.priority = l.priority and r.stream = 0
+          and r.seq >= l.returned_floor) as returned,
+        exists (select from ready r where r.queue_id = l.queue_id and r.priority = l.priority and r.stream = 1
+          and r.seq >= l.fresh_floor) as fresh
+    ) as found
+    where q.queue_id = any (p_queues) and not q.paused and (found.returned or found.fresh)
     order by q.priority desc, l.priority desc, random()
   loop
     exit when v_left <= 0;
     -- What came back goes first but may take only half, so that a storm of retries cannot hold up fresh work.
-    v_more := true;
+    -- Step 3 returns to what came back, for what fresh work has left over.
     for v_step in 1 .. 3 loop
-      exit when v_left <= 0 or v_step = 3 and not v_more;
-      v_budget := case v_step when 1 then (v_left + 1) / 2 else v_left end;
+      exit when v_left <= 0;
+      continue when not (case v_step when 2 then v_lane.fresh else v_lane.returned end);
+      continue when v_step = 3 and not v_lane.fresh;
+      v_budget := case when v_step = 1 and v_lane.fresh then (v_left + 1) / 2 else v_left end;
       select * into v_took from take_extents(
         v_lane.queue_id, v_lane.priority, (case v_step when 2 then 1 else 0 end)::smallint,
         case v_step when 2 then v_lane.fresh_floor else v_lane.returned_floor end, v_budget);
-      v_more := case v_step when 1 then v_took.taken = v_budget else v_more end;
       continue when v_took.taken = 0;
       v_left := v_left - v_took.taken;
 
-      insert into flow (tenant_id, queue_id, ready, leased)
-      values (v_lane.tenant_id, v_lane.queue_id, -v_took.taken, v_took.taken);
+      insert into flow (tenant_id, queue_id, priority, ready, leased)
+      values (v_lane.tenant_id, v_lane.queue_id, v_lane.priority, -v_took.taken, v_took.taken);
 
       for fence, attempt, v_ranges in
         insert into leases (worker_id, tenant_id, queue_id, priority, attempt, ranges)

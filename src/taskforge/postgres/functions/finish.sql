@@ -123,14 +123,14 @@ $$;
 
 -- The counts that a report changed beyond what settle has counted.
 create or replace function taskforge.count_flow(
-  p_tenant uuid, p_queue integer, p_ready integer, p_scheduled integer, p_retrying integer,
+  p_tenant uuid, p_queue integer, p_priority smallint, p_ready integer, p_scheduled integer, p_retrying integer,
   p_failed integer, p_cancelled integer, p_retried integer
 ) returns void
 language sql security definer
 set search_path = taskforge, pg_temp
 as $$
-  insert into flow (tenant_id, queue_id, ready, scheduled, retrying, failed, cancelled, retried)
-  values (p_tenant, p_queue, p_ready, p_scheduled, p_retrying, p_failed, p_cancelled, p_retried);
+  insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying, failed, cancelled, retried)
+  values (p_tenant, p_queue, p_priority, p_ready, p_scheduled, p_retrying, p_failed, p_cancelled, p_retried);
 $$;
 
 create or replace function taskforge.record_stale(p_worker bigint, p_fence bigint[], p_job bigint[])

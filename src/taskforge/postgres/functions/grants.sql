@@ -8,9 +8,11 @@ begin
     from pg_proc p where p.pronamespace = 'taskforge'::regnamespace
   loop
     execute format('revoke all on function %s from public', f.signature);
-    if f.proname in ('publish', 'park_new', 'open_lanes', 'take_keys') then
+    if f.proname in ('publish', 'park_new', 'take_keys') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge') then
+      execute format('grant execute on function %s to taskforge_app', f.signature);
+    elsif f.proname = 'open_lanes' then
       execute format('grant execute on function %s to taskforge_app', f.signature);
     elsif f.proname = 'enqueue' then
       execute format('grant execute on function %s to taskforge_client', f.signature);

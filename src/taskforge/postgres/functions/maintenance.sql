@@ -28,9 +28,9 @@ begin
   promoted := coalesce(cardinality(v_ids), 0);
   if promoted > 0 then
     perform taskforge.give_back(v_ids, v_tenants, v_queues, v_priorities, v_attempts);
-    insert into flow (tenant_id, queue_id, ready, scheduled, retrying)
-    select t, q, count(*), -count(*) filter (where k = 1), -count(*) filter (where k = 2)
-    from unnest(v_tenants, v_queues, v_kinds) as u (t, q, k) group by t, q;
+    insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
+    select t, q, p, count(*), -count(*) filter (where k = 1), -count(*) filter (where k = 2)
+    from unnest(v_tenants, v_queues, v_priorities, v_kinds) as u (t, q, p, k) group by t, q, p;
     queues := array(select distinct unnest(v_queues));
   end if;
   return next;
@@ -40,7 +40,8 @@ $$;
 -- What there is to do, in one round trip. next_ready and next_flow are the sequence values to be given out next.
 create or replace function taskforge.survey()
 returns table (
-  next_due_in double precision, next_ready bigint, next_flow bigint, next_id bigint, expired integer, flow_floor bigint)
+  next_due_in double precision, next_ready bigint, next_flow bigint, next_id bigint, next_enqueue bigint, expired integer,
+  flow_floor bigint)
 language sql security definer
 set search_path = taskforge, pg_temp
 set jit = off
@@ -53,6 +54,7 @@ as $$
     (select last_value + is_called::int from ready_seq),
     (select last_value + is_called::int from flow_seq),
     (select last_value from job_ids),
+    (select last_value from enqueue_ids),
     (select count(*)::int from workers where state <> 3 and expires_at < now()),
     (select floor from floors where name = 'flow');
 $$;
@@ -73,7 +75,9 @@ $$;
 
 -- Second look: once everybody who may have drawn a value below the first look's has ended, raise each floor to the lowest
 -- live value, or to what the first look saw. Returns false while somebody of that time is still at work.
-create or replace function taskforge.raise_floors(p_next_ready bigint, p_next_flow bigint, p_due_us bigint, p_xid bigint)
+-- Only lanes that changed since flow id p_since are looked at, and a floor moves only when it gains something: rows that
+-- are few and often updated would themselves pile up under a held snapshot.
+create or replace function taskforge.raise_floors(p_next_ready bigint, p_since bigint, p_due_us bigint, p_xid bigint)
 returns boolean
 language plpgsql security definer
 set search_path = taskforge, pg_temp
@@ -88,17 +92,21 @@ begin
   if pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_xid then
     return false;
   end if;
-  for v_lane in select * from lanes order by queue_id, priority loop
+  for v_lane in
+    select * from lanes where (queue_id, priority) in (
+      select distinct f.queue_id, f.priority from flow f where f.id >= p_since)
+    order by queue_id, priority
+  loop
     v_returned := taskforge.lowest_live(v_lane.queue_id, v_lane.priority, 0::smallint, v_lane.returned_floor, p_next_ready);
     v_fresh := taskforge.lowest_live(v_lane.queue_id, v_lane.priority, 1::smallint, v_lane.fresh_floor, p_next_ready);
     update lanes set returned_floor = v_returned, fresh_floor = v_fresh
     where queue_id = v_lane.queue_id and priority = v_lane.priority
-      and (v_returned > returned_floor + 100 or v_fresh > fresh_floor + 100);
+      and (v_returned > returned_floor + 1000 or v_fresh > fresh_floor + 1000);
   end loop;
   update floors set floor = least(p_due_us, coalesce((
     select floor(extract(epoch from run_at) * 1e6)::bigint from parked
     where run_at >= to_timestamp(floors.floor / 1e6) order by run_at limit 1), p_due_us))
-  where name = 'parked' and floor < p_due_us - 1000000;
+  where name = 'parked' and floor < p_due_us - 10000000;
   return true;
 end
 $$;

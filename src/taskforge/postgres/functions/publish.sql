@@ -17,7 +17,9 @@ begin
   end if;
 
   insert into spans (tenant_id, lo, hi, queue_id, priority)
-  select t, lo, hi, q, p from unnest(p_tenant, p_lo, p_hi, p_queue, p_priority) as u (t, lo, hi, q, p);
+  select t, greatest(lo, n * 4000000 + 1), least(hi, (n + 1) * 4000000), q, p
+  from unnest(p_tenant, p_lo, p_hi, p_queue, p_priority) as u (t, lo, hi, q, p),
+    generate_series((lo - 1) / 4000000, (hi - 1) / 4000000) as n;  -- a span does not reach into the next partition
 
   insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
   select q, p, 1, t, 1, c.lo, least(c.lo + 999, u.hi)
@@ -25,10 +27,10 @@ begin
     generate_series(u.lo, u.hi, 1000) as c (lo)
   where u.plain;
 
-  insert into flow (tenant_id, queue_id, submitted, ready, scheduled)
-  select t, q, sum(hi - lo + 1), sum((hi - lo + 1) * plain::int), sum((hi - lo + 1) * (not plain)::int)
-  from unnest(p_tenant, p_queue, p_lo, p_hi, p_plain) as u (t, q, lo, hi, plain)
-  group by t, q;
+  insert into flow (tenant_id, queue_id, priority, submitted, ready, scheduled)
+  select t, q, p, sum(hi - lo + 1), sum((hi - lo + 1) * plain::int), sum((hi - lo + 1) * (not plain)::int)
+  from unnest(p_tenant, p_queue, p_priority, p_lo, p_hi, p_plain) as u (t, q, p, lo, hi, plain)
+  group by t, q, p;
 end
 $$;
 
@@ -44,17 +46,6 @@ as $$
   select id, t, q, p, 1, 1,
     greatest(clock_timestamp(), coalesce(run_at, clock_timestamp() + make_interval(secs => delay)))
   from unnest(p_id, p_tenant, p_queue, p_priority, p_run_at, p_delay) as u (id, t, q, p, run_at, delay);
-$$;
-
--- A lane is told of before its first extent, so that claims know where to look.
-create or replace function taskforge.open_lanes(p_tenant uuid[], p_queue integer[], p_priority smallint[])
-returns void
-language sql security invoker
-set search_path = taskforge, pg_temp
-as $$
-  insert into lanes (queue_id, priority, tenant_id)
-  select q, p, t from unnest(p_queue, p_priority, p_tenant) as u (q, p, t) order by 1, 2
-  on conflict do nothing;
 $$;
 
 -- Take idempotency keys in the order given (sorted, so that two batches cannot deadlock). Returns one row per key:

@@ -44,7 +44,8 @@ begin
       from (values (v_extent.lo, p_id - 1), (p_id + 1, v_extent.hi)) as rest (lo, hi) where lo <= hi;
       insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)
       values (p_id, p_tenant, v_job.queue_id, 3, v_extent.attempt - 1, now());
-      insert into flow (tenant_id, queue_id, ready, cancelled) values (p_tenant, v_job.queue_id, -1, 1);
+      insert into flow (tenant_id, queue_id, priority, ready, cancelled)
+      values (p_tenant, v_job.queue_id, v_job.priority, -1, 1);
       return 'cancelled';
     end if;
 
@@ -79,8 +80,8 @@ begin
     perform pg_current_xact_id();
     insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
     values (v_job.queue_id, v_job.priority, 0, p_tenant, v_parked.attempt, p_id, p_id);
-    insert into flow (tenant_id, queue_id, ready, scheduled, retrying)
-    values (p_tenant, v_job.queue_id, 1, -(v_parked.kind = 1)::int, -(v_parked.kind = 2)::int);
+    insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
+    values (p_tenant, v_job.queue_id, v_job.priority, 1, -(v_parked.kind = 1)::int, -(v_parked.kind = 2)::int);
     return 'retried';
   end if;
   delete from outcomes where id = p_id and tenant_id = p_tenant and state in (2, 3) returning * into v_outcome;
@@ -90,8 +91,8 @@ begin
     values (p_id, p_tenant, p_actor, v_outcome.state, v_outcome.attempt, v_outcome.fence, v_outcome.finished_at);
     insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
     values (v_job.queue_id, v_job.priority, 0, p_tenant, 1, p_id, p_id);
-    insert into flow (tenant_id, queue_id, ready, failed, cancelled, retried)
-    values (p_tenant, v_job.queue_id, 1, -(v_outcome.state = 2)::int, -(v_outcome.state = 3)::int, 1);
+    insert into flow (tenant_id, queue_id, priority, ready, failed, cancelled, retried)
+    values (p_tenant, v_job.queue_id, v_job.priority, 1, -(v_outcome.state = 2)::int, -(v_outcome.state = 3)::int, 1);
     return 'retried';
   end if;
   if exists (select from outcomes where id = p_id and tenant_id = p_tenant) then
@@ -125,10 +126,12 @@ begin
   ), returned as (
     insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
     select j.queue_id, j.priority, 0, j.tenant_id, 1, j.id, j.id from gone join jobs j on j.id = gone.id order by j.id
-    returning 1
+    returning ready.priority
+  ), counted as (
+    insert into flow (tenant_id, queue_id, priority, ready, failed, retried)
+    select p_tenant, p_queue, priority, count(*), -count(*), count(*) from returned group by priority
   )
   select count(*) into v_count from returned;
-  insert into flow (tenant_id, queue_id, ready, failed, retried) values (p_tenant, p_queue, v_count, -v_count, v_count);
   return v_count;
 end
 $$;

@@ -117,8 +117,8 @@ begin
         v_ids, array_fill(v_lease.tenant_id, array[v_back]), array_fill(v_lease.queue_id, array[v_back]),
         array_fill(v_lease.priority, array[v_back]), v_attempts);
     end if;
-    insert into flow (tenant_id, queue_id, ready, leased, failed, cancelled)
-    values (v_lease.tenant_id, v_lease.queue_id, v_back, -(v_back + v_dead + v_cancelled), v_dead, v_cancelled);
+    insert into flow (tenant_id, queue_id, priority, ready, leased, failed, cancelled)
+    values (v_lease.tenant_id, v_lease.queue_id, v_lease.priority, v_back, -(v_back + v_dead + v_cancelled), v_dead, v_cancelled);
     v_returned := v_returned + v_back;
   end loop;
   return v_returned;

@@ -26,10 +26,18 @@ create table queues (
 -- A deleted queue keeps its row, because jobs that ended in it still name it; its name is free again.
 create unique index queues_name on queues (tenant_id, name) where deleted_at is null;
 
-insert into queues (tenant_id, name) values ('00000000-0000-7000-8000-000000000001', 'default');
-
 -- Ids are handed out in blocks: a process that holds a block numbers its jobs without asking anybody.
 create sequence job_ids as bigint start 1000 increment 1000 minvalue 1000 cache 1;
+
+-- taskforge.enqueue() numbers its jobs one by one, in somebody else's transaction, which may last. So that it neither
+-- waits for others nor burns a block each time, value v of enqueue_ids means place v % 1000 of the block kept ready under
+-- v / 1000 here.
+create sequence enqueue_ids as bigint start 0 minvalue 0 cache 1;
+
+create table enqueue_blocks (
+  number bigint primary key,
+  first_id bigint not null
+);
 
 create table jobs (
   id bigint not null,
@@ -91,6 +99,16 @@ create table spans (
   priority smallint not null,
   submitted_at timestamptz not null default now(),
   primary key (tenant_id, lo)
+) partition by range (lo);
+
+create table spans_default partition of spans default;
+
+-- Partition number n of jobs, outcomes, attempts and spans holds the 4,000,000 ids from n * 4,000,000 + 1 up.
+create table partitions (
+  number integer primary key,
+  created_at timestamptz not null default now(),
+  sealed_at timestamptz,  -- when the last of its ids had been handed out
+  dropped_at timestamptz
 );
 
 -- CACHE 1 and an xid before nextval: the floor rule rests on both (docs/decisions/0002).
@@ -113,7 +131,7 @@ create table ready (
 
 create index ready_lo on ready (lo);
 
--- A lane is a (queue, priority) that has ever been used. No live extent of a stream lies below its floor.
+-- A lane is a (queue, priority); every queue has all ten. No live extent of a stream lies below its floor.
 create table lanes (
   queue_id integer not null,
   priority smallint not null,
@@ -122,6 +140,21 @@ create table lanes (
   fresh_floor bigint not null default 0,
   primary key (queue_id, priority)
 ) with (fillfactor = 50);
+
+create function open_lanes() returns trigger
+language plpgsql
+set search_path = taskforge, pg_temp
+as $$
+begin
+  insert into lanes (queue_id, priority, tenant_id)
+  select new.queue_id, priority, new.tenant_id from generate_series(0, 9) as priority;
+  return null;
+end
+$$;
+
+create trigger open_lanes after insert on queues for each row execute function open_lanes();
+
+insert into queues (tenant_id, name) values ('00000000-0000-7000-8000-000000000001', 'default');
 
 create sequence fences as bigint cache 1;
 
@@ -219,6 +252,7 @@ create table flow (
   id bigint not null default nextval('flow_seq'),
   tenant_id uuid not null,
   queue_id integer not null,
+  priority smallint,  -- tells which lanes changed since their floors were raised
   at timestamptz not null default now(),
   ready integer not null default 0,
   scheduled integer not null default 0,
@@ -281,17 +315,19 @@ alter table stale_reports force row level security;
 
 grant usage on schema taskforge to taskforge_ingest, taskforge_dispatch, taskforge_app, taskforge_client;
 
-grant insert on jobs, spans, ready, parked, lanes, flow to taskforge_ingest;
+grant insert on jobs, spans, ready, parked, flow to taskforge_ingest;
 grant usage on sequence ready_seq, flow_seq, job_ids to taskforge_ingest;
 grant select (queue_id, deleted_at) on queues to taskforge_ingest;
 
 grant select on tenants, queues, jobs, floors to taskforge_dispatch;
 grant insert on jobs, spans to taskforge_dispatch;
 grant select, insert on outcomes, attempts, stale_reports to taskforge_dispatch;
+grant delete on stale_reports to taskforge_dispatch;
 grant select, insert, update, delete
   on ready, lanes, leases, parked, workers, cancellations, idempotency, flow, queue_totals to taskforge_dispatch;
 grant update on floors to taskforge_dispatch;
-grant usage, select on sequence ready_seq, flow_seq, fences, job_ids to taskforge_dispatch;
+grant select, insert, delete on enqueue_blocks to taskforge_dispatch;
+grant usage, select on sequence ready_seq, flow_seq, fences, job_ids, enqueue_ids to taskforge_dispatch;
 
 grant select on tenants, jobs, spans, lanes, leases, attempts, workers, redrives, flow, queue_totals, idempotency
   to taskforge_app;

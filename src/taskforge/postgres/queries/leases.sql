@@ -25,7 +25,7 @@ select taskforge.park($1, $2, $3, $4, $5, $6, $7);
 select taskforge.give_back($1, $2, $3, $4, $5);
 
 -- name: count_flow
-select taskforge.count_flow($1, $2, $3, $4, $5, $6, $7, $8);
+select taskforge.count_flow($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: record_stale
 select taskforge.record_stale($1, $2, $3);

@@ -10,8 +10,5 @@ select taskforge.publish($1, $2, $3, $4, $5, $6);
 -- name: park_new
 select taskforge.park_new($1, $2, $3, $4, $5, $6);
 
--- name: open_lanes
-select taskforge.open_lanes($1, $2, $3);
-
 -- name: take_keys
 select * from taskforge.take_keys($1, $2, $3, $4, $5);

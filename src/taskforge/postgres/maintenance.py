@@ -1,0 +1,113 @@
+"""The statements of the maintenance loop. Any process may run any of them at any time; they settle races by row locks."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from msgspec import Struct
+
+from taskforge.postgres.pool import Database
+from taskforge.postgres.sql import queries
+
+_MAINTENANCE = queries("maintenance")
+
+
+class Survey(Struct, frozen=True):
+    """What there is to do. `next_due_in` is seconds until the first parked job is due, None when none is parked."""
+
+    next_due_in: float | None
+    next_ready: int
+    next_flow: int
+    next_id: int
+    next_enqueue: int
+    expired: int
+    flow_floor: int
+
+
+class Look(Struct, frozen=True):
+    """The first look of the floor rule: the next sequence values, the time, and then an xid of its own."""
+
+    next_ready: int
+    next_flow: int
+    due_us: int
+    xid: int
+
+
+class Promoted(Struct, frozen=True):
+    count: int
+    queue_ids: tuple[int, ...]
+
+
+async def survey(database: Database) -> Survey:
+    [row] = await database.call(_MAINTENANCE["survey"])
+    due = row["next_due_in"]
+    return Survey(
+        None if due is None else float(due),
+        row["next_ready"],
+        row["next_flow"],
+        row["next_id"],
+        row["next_enqueue"],
+        row["expired"],
+        row["flow_floor"],
+    )
+
+
+async def promote(database: Database, *, limit: int) -> Promoted:
+    """Up to `limit` due jobs, oldest first, became claimable."""
+    [row] = await database.call(_MAINTENANCE["promote"], limit)
+    return Promoted(row["promoted"], tuple(row["queues"] or ()))
+
+
+async def reap(database: Database, *, ttl: timedelta, limit: int) -> dict[int, int]:
+    """Workers found dead, with the number of jobs that came back from each."""
+    return {
+        row["worker_id"]: row["returned"] for row in await database.call(_MAINTENANCE["reap"], ttl, limit)
+    }
+
+
+async def look(database: Database) -> Look:
+    [row] = await database.call(_MAINTENANCE["look"])
+    return Look(row["next_ready"], row["next_flow"], row["due_us"], row["xid"])
+
+
+async def raise_floors(database: Database, first: Look, *, since: int) -> bool:
+    """Of lanes that changed since flow id `since`. False while a transaction that was open at the first look goes on; then ask again later with the same look."""
+    [row] = await database.call(
+        _MAINTENANCE["raise_floors"], first.next_ready, since, first.due_us, first.xid
+    )
+    return bool(row[0])
+
+
+async def roll_up(database: Database, first: Look, *, age: timedelta) -> int:
+    """How many count deltas were folded into the totals."""
+    [row] = await database.call(_MAINTENANCE["roll_up"], first.next_flow, first.xid, age)
+    return int(row[0])
+
+
+async def count_below_floors(database: Database) -> int:
+    """Extents that a claim would never see. The floor rule promises 0."""
+    [row] = await database.call(_MAINTENANCE["count_below_floors"])
+    return int(row[0])
+
+
+async def ensure_partitions(database: Database, *, ahead: int) -> int:
+    [row] = await database.call(_MAINTENANCE["ensure_partitions"], ahead)
+    return int(row[0])
+
+
+async def prune(database: Database, *, keep: timedelta) -> int | None:
+    """The number of the partition that was dropped, if one was old enough."""
+    [row] = await database.call(_MAINTENANCE["prune"], keep)
+    number: int | None = row[0]
+    return number
+
+
+async def sweep(database: Database, *, keep: timedelta, limit: int) -> int:
+    [row] = await database.call(_MAINTENANCE["sweep"], keep, limit)
+    return int(row[0])
+
+
+async def stock_blocks(database: Database, *, ahead: int) -> int:
+    """Blocks of ids for taskforge.enqueue(), so that it need not burn one per call."""
+    [row] = await database.call(_MAINTENANCE["stock_blocks"], ahead)
+    return int(row[0])

@@ -1,0 +1,189 @@
+"""The loop that keeps the queue healthy: promote, reap, raise floors, roll up counts, make and drop partitions.
+
+Every process that heartbeats may run it; the heartbeat's answer elects one (a server before a worker). Two at once do no
+harm, only double work. While none runs: delayed and retrying jobs wait, dead workers' jobs stay theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from datetime import timedelta
+
+import structlog
+from msgspec import Struct
+
+from taskforge.errors import TaskForgeError
+from taskforge.postgres import maintenance
+from taskforge.postgres.maintenance import Look
+from taskforge.services.core import Core
+from taskforge.services.wakeups import PARKED
+
+_log = structlog.get_logger(__name__)
+
+_IDLE_SECONDS = 1.0
+_PROMOTE_BATCH = 1_000
+_PROMOTE_BATCHES_PER_PASS = 20
+_REAP_AT_ONCE = 20
+_REAP_SECONDS = 10.0
+_FLOOR_STEP = 100
+_ROLL_UP_SECONDS = 5.0
+_ROLL_UP_AGE = timedelta(seconds=70)
+_PARTITION_SECONDS = 2.0
+_PARTITIONS_AHEAD = 4
+_BLOCKS_AHEAD = 20
+_SWEEP_SECONDS = 60.0
+_SWEEP_LIMIT = 5_000
+
+
+class Pass(Struct):
+    """What one pass did, and how long the next one may wait."""
+
+    promoted: int = 0
+    reaped: int = 0
+    floors_raised: bool = False
+    rolled_up: int = 0
+    below_floors: int = 0
+    pruned: int = 0
+    rest_seconds: float = _IDLE_SECONDS
+
+
+class Maintenance:
+    """Active only while elected: `set_active` follows the heartbeat."""
+
+    def __init__(self, core: Core, *, retention: timedelta = timedelta(days=7)) -> None:
+        self._core = core
+        self._retention = retention
+        self._wake = asyncio.Event()
+        self._active = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unsubscribe = core.wakeups.subscribe(self._heard)
+        self._first_look: Look | None = None
+        self._raised_to = 0
+        self._changed_since = 0
+        self._partitions_for = -1
+        self._blocks_for = -1
+        self._done_at: dict[str, float] = {}
+
+    def set_active(self, active: bool) -> None:
+        if active:
+            self._active.set()
+        else:
+            self._active.clear()
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._loop(), name="maintenance")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        with suppress(ValueError):
+            self._unsubscribe()
+
+    async def run_once(self) -> Pass:
+        """One pass over every duty that is due."""
+        result = Pass()
+        database = self._core.database
+        survey = await maintenance.survey(database)
+        if survey.next_due_in is not None and survey.next_due_in <= 0:
+            result.promoted = await self._promote()
+        if survey.expired or self._is_due("reap", _REAP_SECONDS):
+            result.reaped = await self._reap()
+        await self._floors(survey.next_ready, result)
+        if survey.next_flow > survey.flow_floor and self._is_due("roll_up", _ROLL_UP_SECONDS):
+            result.rolled_up = await self._roll_up()
+        if survey.next_id != self._partitions_for and self._is_due("partitions", _PARTITION_SECONDS):
+            await maintenance.ensure_partitions(database, ahead=_PARTITIONS_AHEAD)
+            self._partitions_for = survey.next_id
+        if survey.next_enqueue // 1_000 != self._blocks_for:
+            await maintenance.stock_blocks(database, ahead=_BLOCKS_AHEAD)
+            self._blocks_for = survey.next_enqueue // 1_000
+        if self._is_due("sweep", _SWEEP_SECONDS):
+            result.below_floors = await self._sweep(result)
+        if result.promoted == _PROMOTE_BATCH * _PROMOTE_BATCHES_PER_PASS:
+            result.rest_seconds = 0.01
+        elif survey.next_due_in is not None:
+            result.rest_seconds = min(_IDLE_SECONDS, max(0.005, survey.next_due_in))
+        return result
+
+    async def _loop(self) -> None:
+        while True:
+            await self._active.wait()
+            rest = _IDLE_SECONDS
+            try:
+                rest = (await self.run_once()).rest_seconds
+            except TaskForgeError as error:
+                _log.warning("maintenance.interrupted", error=error.code, detail=error.detail)
+            except Exception:
+                _log.exception("maintenance.failed")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    def _heard(self, numbers: frozenset[int]) -> None:
+        if PARKED in numbers:
+            self._wake.set()
+
+    def _is_due(self, duty: str, seconds: float) -> bool:
+        """At most once per `seconds`."""
+        now = time.monotonic()
+        if now - self._done_at.get(duty, -seconds) < seconds:
+            return False
+        self._done_at[duty] = now
+        return True
+
+    async def _promote(self) -> int:
+        total = 0
+        for _ in range(_PROMOTE_BATCHES_PER_PASS):
+            promoted = await maintenance.promote(self._core.database, limit=_PROMOTE_BATCH)
+            total += promoted.count
+            if promoted.count:
+                self._core.wakeups.jobs_ready(promoted.queue_ids)
+            if promoted.count < _PROMOTE_BATCH:
+                break
+        return total
+
+    async def _reap(self) -> int:
+        buried = await maintenance.reap(self._core.database, ttl=self._core.worker_ttl, limit=_REAP_AT_ONCE)
+        for worker_id, returned in buried.items():
+            _log.warning("worker.lost", worker_id=worker_id, returned=returned)
+        if any(buried.values()):
+            self._core.wakeups.everything()
+        return len(buried)
+
+    async def _floors(self, next_ready: int, result: Pass) -> None:
+        """Second look of the last pass's first look, then a new first look: decision 0002."""
+        database = self._core.database
+        if self._first_look is not None and next_ready > self._raised_to + _FLOOR_STEP:
+            result.floors_raised = await maintenance.raise_floors(
+                database, self._first_look, since=self._changed_since
+            )
+            if result.floors_raised:
+                self._raised_to = self._first_look.next_ready
+                self._changed_since = self._first_look.next_flow
+                self._first_look = None
+        if self._first_look is None and next_ready > self._raised_to + _FLOOR_STEP:
+            self._first_look = await maintenance.look(database)
+
+    async def _roll_up(self) -> int:
+        first = await maintenance.look(self._core.database)
+        total = 0
+        while (rolled := await maintenance.roll_up(self._core.database, first, age=_ROLL_UP_AGE)) > 0:
+            total += rolled
+        return total
+
+    async def _sweep(self, result: Pass) -> int:
+        database = self._core.database
+        below = await maintenance.count_below_floors(database)
+        if below:
+            _log.error("floors.broken", extents=below)
+        await maintenance.sweep(database, keep=self._retention, limit=_SWEEP_LIMIT)
+        with suppress(TaskForgeError):
+            while await maintenance.prune(database, keep=self._retention) is not None:
+                result.pruned += 1
+        return below
