@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from taskforge.errors import Conflict, Invalid, TaskForgeError, Unavailable, WorkerLost
+from taskforge.errors import Conflict, Forbidden, Invalid, TaskForgeError, Unavailable, WorkerLost
 
 QUEUE_GONE = "TF001"
 WORKER_GONE = "TF002"
@@ -62,6 +62,8 @@ def _by_state(error: asyncpg.PostgresError) -> TaskForgeError | asyncpg.Postgres
             )
         case "23505" if error.constraint_name == "queues_name":
             return Conflict("queue.exists", "a queue of that name exists already")
+        case "23503" if error.constraint_name == "queues_tenant_id_fkey":
+            return Forbidden("tenant.unknown", "the token names a tenant that does not exist here")
         case "22P05" | "22021":
             return Invalid("nul_character", "a text holds a character that PostgreSQL cannot store")
         case _:

@@ -1,4 +1,4 @@
-"""The statements of the maintenance loop. Any process may run any of them at any time; they settle races by row locks."""
+"""The statements of the maintenance loop. Any process may run any of them at any time; row locks settle races."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ async def look(database: Database) -> Look:
 
 
 async def raise_floors(database: Database, first: Look, *, since: int) -> bool:
-    """Of lanes that changed since flow id `since`. False while a transaction that was open at the first look goes on; then ask again later with the same look."""
+    """Second look, at the lanes that changed since flow id `since`.
+
+    False while a transaction that was open at the first look goes on; then ask again later with the same look.
+    """
     [row] = await database.call(
         _MAINTENANCE["raise_floors"], first.next_ready, since, first.due_us, first.xid
     )

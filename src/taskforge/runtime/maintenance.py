@@ -1,7 +1,7 @@
 """The loop that keeps the queue healthy: promote, reap, raise floors, roll up counts, make and drop partitions.
 
-Every process that heartbeats may run it; the heartbeat's answer elects one (a server before a worker). Two at once do no
-harm, only double work. While none runs: delayed and retrying jobs wait, dead workers' jobs stay theirs.
+Every process that heartbeats may run it; the heartbeat's answer elects one (a server before a worker). Two at once do
+no harm, only double work. While none runs: delayed and retrying jobs wait, dead workers' jobs stay theirs.
 """
 
 from __future__ import annotations
