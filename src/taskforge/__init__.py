@@ -1,0 +1,30 @@
+"""TaskForge: a durable job queue on PostgreSQL."""
+
+from __future__ import annotations
+
+from taskforge.domain.retry import RetryPolicy
+from taskforge.errors import TaskForgeError
+from taskforge.forge import TaskForge
+from taskforge.handles import JobCancelled, JobFailed, JobHandle
+from taskforge.retries import custom, exponential, fixed, linear
+from taskforge.worker.answers import Cancel, Discard, Retry, Snooze
+from taskforge.worker.context import JobContext, current_job
+
+__all__ = [
+    "Cancel",
+    "Discard",
+    "JobCancelled",
+    "JobContext",
+    "JobFailed",
+    "JobHandle",
+    "Retry",
+    "RetryPolicy",
+    "Snooze",
+    "TaskForge",
+    "TaskForgeError",
+    "current_job",
+    "custom",
+    "exponential",
+    "fixed",
+    "linear",
+]
