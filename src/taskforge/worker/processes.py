@@ -100,19 +100,23 @@ class _Child:
 async def _spawn() -> _Child:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    with theirs:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "taskforge.worker.child",
-            str(theirs.fileno()),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            # Signals from the terminal are for the worker, which decides what becomes of its jobs.
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-        )
-    reader, writer = await asyncio.open_connection(sock=ours)
+    try:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "taskforge.worker.child",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                # Signals from the terminal are for the worker, which decides what becomes of its jobs.
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+    except BaseException:
+        ours.close()  # which also ends a process that was started already
+        raise
     return _Child(process, reader, writer)
 
 

@@ -20,7 +20,7 @@ from taskforge.worker.source import Source, Standing
 log = structlog.get_logger("taskforge.worker")
 
 STOCK_SECONDS = 0.1
-FIRST_POLL = 0.02
+FIRST_POLL = 0.005
 LONGEST_POLL = 2.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
