@@ -27,7 +27,8 @@ _PROMOTE_BATCH = 1_000
 _PROMOTE_BATCHES_PER_PASS = 20
 _REAP_AT_ONCE = 20
 _REAP_SECONDS = 10.0
-_FLOOR_STEP = 100
+_FLOOR_STEP = 1_000
+_HURRY_SECONDS = 0.05
 _ROLL_UP_SECONDS = 5.0
 _ROLL_UP_AGE = timedelta(seconds=70)
 _PARTITION_SECONDS = 2.0
@@ -61,6 +62,7 @@ class Maintenance:
         self._unsubscribe = core.wakeups.subscribe(self._heard)
         self._first_look: Look | None = None
         self._raised_to = 0
+        self._looked_at = time.monotonic()
         self._changed_since = 0
         self._partitions_for = -1
         self._blocks_for = -1
@@ -107,7 +109,7 @@ class Maintenance:
         if result.promoted == _PROMOTE_BATCH * _PROMOTE_BATCHES_PER_PASS:
             result.rest_seconds = 0.01
         elif survey.next_due_in is not None:
-            result.rest_seconds = min(_IDLE_SECONDS, max(0.005, survey.next_due_in))
+            result.rest_seconds = min(result.rest_seconds, max(0.005, survey.next_due_in))
         return result
 
     async def _loop(self) -> None:
@@ -157,18 +159,28 @@ class Maintenance:
         return len(buried)
 
     async def _floors(self, next_ready: int, result: Pass) -> None:
-        """Second look of the last pass's first look, then a new first look: decision 0002."""
-        database = self._core.database
-        if self._first_look is not None and next_ready > self._raised_to + _FLOOR_STEP:
+        """Second look of the last pass's first look, then a new first look: decision 0002.
+
+        The next pass comes when about a step's worth of extents will have gone by, so that claims have little to skip.
+        """
+        now = time.monotonic()
+        gained = 0
+        if self._first_look is not None:
+            first = self._first_look
             result.floors_raised = await maintenance.raise_floors(
-                database, self._first_look, since=self._changed_since
+                self._core.database, first, since=self._changed_since
             )
             if result.floors_raised:
-                self._raised_to = self._first_look.next_ready
-                self._changed_since = self._first_look.next_flow
+                gained = first.next_ready - self._raised_to
+                self._raised_to, self._changed_since = first.next_ready, first.next_flow
                 self._first_look = None
-        if self._first_look is None and next_ready > self._raised_to + _FLOOR_STEP:
-            self._first_look = await maintenance.look(database)
+        behind = next_ready - self._raised_to
+        if self._first_look is None and (behind > 0 or gained):
+            self._first_look = await maintenance.look(self._core.database)
+        # Work comes in bursts, so that the pauses grow slowly again.
+        pause = (now - self._looked_at) * min(2.0, _FLOOR_STEP / max(behind, gained, 1))
+        result.rest_seconds = min(_IDLE_SECONDS, max(_HURRY_SECONDS, pause))
+        self._looked_at = now
 
     async def _roll_up(self) -> int:
         first = await maintenance.look(self._core.database)

@@ -1,0 +1,3 @@
+from taskforge.bench.run import main
+
+main()
