@@ -50,7 +50,7 @@ class Binding:
             except TypeError as error:
                 raise TypeError(f"{self._name}() {error}") from None
             if self._has_rest:
-                bound = {**bound, **bound.pop(self._rest_name(), {})}
+                bound.update(bound.pop(self._rest_name(), {}))
             kwargs = bound
         return _encode(kwargs)
 
@@ -104,7 +104,7 @@ class Binding:
 
     def _types(self, fn: Callable[..., object]) -> dict[str, Any]:
         try:
-            return typing.get_type_hints(fn)
+            return typing.get_type_hints(fn, include_extras=True)
         except NameError as error:
             raise ConfigurationError(
                 "handler.invalid",

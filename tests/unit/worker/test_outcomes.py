@@ -133,7 +133,8 @@ async def test_a_huge_result_is_refused_by_size(rig, lease) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b'{"n": "five"}', b"{}", b'{"n": 1, "m": 2}', b"[1]", b"null", b'{"n": 1', b'{"n": "\\ud800"}']
+    "payload",
+    [b'{"n": "five"}', b"{}", b'{"n": 1, "m": 2}', b"[1]", b"null", b'{"n": 1', b'{"n": "\\ud800"}'],
 )
 async def test_a_payload_that_does_not_fit_is_not_tried_again(rig, lease, payload: bytes) -> None:
     async def job(n: int) -> None:
@@ -152,7 +153,9 @@ async def test_a_job_type_without_handler_fails_and_comes_back(rig, lease) -> No
     assert outcome.retry_in is not None
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
+)
 async def test_not_even_an_exit_takes_the_worker_along(rig, lease, error: BaseException) -> None:
     async def job(fail: bool) -> None:
         if fail:

@@ -22,9 +22,7 @@ async def test_plain_functions_run_outside_the_event_loop_s_thread(rig, lease) -
 
 async def test_threads_are_reused() -> None:
     threads = Threads()
-    names = {
-        await threads.run(lambda: threading.current_thread().ident, copy_context()) for _ in range(5)
-    }
+    names = {await threads.run(lambda: threading.current_thread().ident, copy_context()) for _ in range(5)}
     assert len(names) == 1
     threads.close()
 
