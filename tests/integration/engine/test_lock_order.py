@@ -1,0 +1,78 @@
+"""Locks are taken in one order: workers, leases by fence, cancellations; keys sorted. Nobody can deadlock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from taskforge.errors import TaskForgeError
+from taskforge.services import dead_letters, jobs
+from tests.support.engine import Engine, failed, released, report, retrying, succeeded
+
+
+async def test_two_finishes_that_name_leases_in_opposite_order_do_not_deadlock(engine: Engine) -> None:
+    await engine.submit(8)
+    worker = await engine.register()
+    [one], [two] = await engine.claim(worker, 4), await engine.claim(worker, 4)
+    assert one.fence < two.fence
+    async with engine.holding(f"select from leases where fence = {one.fence} for update"):
+        forwards = asyncio.create_task(
+            engine.finish(worker, report(one, succeeded, one.ids[:2]), report(two, succeeded, two.ids[:2]))
+        )
+        await engine.blocked(1)
+        backwards = asyncio.create_task(
+            engine.finish(worker, report(two, succeeded, two.ids[2:]), report(one, succeeded, one.ids[2:]))
+        )
+        await engine.blocked(2)
+
+    assert await forwards == await backwards == []
+    await engine.assert_one_place(one.ids + two.ids)
+
+
+async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_in_one_place(
+    engine: Engine, other: Engine
+) -> None:
+    rng = random.Random(7)
+    ids: list[int] = []
+    unexpected: list[BaseException] = []
+
+    async def one_of(e: Engine) -> None:
+        worker = await e.register()
+        for _ in range(25):
+            match rng.randrange(6):
+                case 0 | 1:
+                    ids.extend(await e.submit(rng.randrange(1, 30), priority=rng.choice((1, 5, 9))))
+                case 2 | 3:
+                    for lease in await e.claim(worker, rng.randrange(1, 40)):
+                        outcome = rng.choice((succeeded, failed, retrying, released))
+                        half = lease.ids[: rng.randrange(1, len(lease.ids) + 1)]
+                        await e.finish(worker, report(lease, outcome, half))
+                case 4 if ids:
+                    await attempt(e.cancel(rng.choice(ids)))
+                    await attempt(jobs.retry(e.core, e.ctx, rng.choice(ids)))
+                case _:
+                    await attempt(dead_letters.redrive(e.core, e.ctx, "default"))
+                    await e.promote()
+        await e.expire(worker)
+        await e.reap()
+
+    async def attempt(verb: object) -> None:
+        try:
+            await verb  # type: ignore[misc]
+        except TaskForgeError as error:
+            if error.code not in _EXPECTED:
+                unexpected.append(error)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(one_of(e) for e in (engine, other) for _ in range(3)))
+    assert unexpected == []
+    assert await engine.admin.fetchval(
+        "select deadlocks from pg_stat_database where datname = current_database()"
+    ) in (0, None)
+    await engine.assert_one_place(ids)
+    assert await engine.admin.fetchval("select sum(hi - lo + 1) from ready") == await engine.admin.fetchval(
+        "select coalesce((select sum(ready) from flow), 0) + coalesce((select sum(ready) from queue_totals), 0)"
+    )
+
+
+_EXPECTED = {"job.already_ended", "job.already_succeeded", "job.active"}
