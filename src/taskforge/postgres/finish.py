@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from msgspec import Struct
 
@@ -30,6 +31,13 @@ _COLUMNS = [
 
 _SUCCEEDED, _FAILED, _CANCELLED = INT2(2, 1), INT2(2, 2), INT2(2, 3)
 _KIND_FAILED, _KIND_SNOOZED, _KIND_RELEASED, _KIND_CANCELLED = 1, 4, 5, 6
+_KINDS: Final[dict[type[Outcome], int]] = {
+    Succeeded: 0,
+    Failed: _KIND_FAILED,
+    Snoozed: _KIND_SNOOZED,
+    Released: _KIND_RELEASED,
+    Cancelled: _KIND_CANCELLED,
+}
 _PARK_SCHEDULED, _PARK_RETRYING = 1, 2
 
 
@@ -105,7 +113,13 @@ async def _sort_out(
 ) -> LeaseReport:
     """The part of a refused report that its lease still covers. Repeats are dropped, the rest is stale."""
     fence = report.lease.fence
-    rows = await connection.fetch(_LEASES["sort_out"], worker_id, fence, [o.job_id for o in report.outcomes])
+    rows = await connection.fetch(
+        _LEASES["sort_out"],
+        worker_id,
+        fence,
+        [outcome.job_id for outcome in report.outcomes],
+        [_KINDS[type(outcome)] for outcome in report.outcomes],
+    )
     covered = {row["job_id"] for row in rows if row["is_covered"]}
     stale += [(fence, row["job_id"]) for row in rows if not row["is_covered"] and not row["is_repeat"]]
     return LeaseReport(report.lease, [o for o in report.outcomes if o.job_id in covered])

@@ -48,8 +48,10 @@ end
 $$;
 
 -- For the fences that settle refused: which of these jobs the lease still covers, and of the rest, which were already
--- reported under this very fence (so that a report sent twice is a success).
-create or replace function taskforge.sort_out(p_worker bigint, p_fence bigint, p_ids bigint[])
+-- reported under this very fence with this very outcome (so that a report sent twice is a success, and one that says
+-- something else, or comes after the job was given up as lost, is not).
+-- p_kinds run parallel to p_ids: 0 succeeded, otherwise the kind that the report writes to attempts.
+create or replace function taskforge.sort_out(p_worker bigint, p_fence bigint, p_ids bigint[], p_kinds smallint[])
 returns table (job_id bigint, is_covered boolean, is_repeat boolean)
 language plpgsql security definer
 set search_path = taskforge, pg_temp
@@ -63,11 +65,11 @@ begin
   select ranges into v_ranges from leases l where l.fence = p_fence and l.worker_id = p_worker for update;
   return query
   select i, coalesce(v_ranges @> i, false),
-    exists (select from outcomes o where o.id = i and o.fence = p_fence and o.worker_id = p_worker)
-    or exists (
-      select from attempts a
-      where a.job_id = i and a.fence = p_fence and a.worker_id = p_worker and a.kind in (1, 4, 5))
-  from unnest(p_ids) as i;
+    case when k = 0 then exists (
+      select from outcomes o where o.id = i and o.fence = p_fence and o.worker_id = p_worker and o.state = 1)
+    else exists (
+      select from attempts a where a.job_id = i and a.fence = p_fence and a.worker_id = p_worker and a.kind = k) end
+  from unnest(p_ids, p_kinds) as u (i, k);
 end
 $$;
 

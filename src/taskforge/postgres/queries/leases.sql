@@ -13,7 +13,7 @@ select * from taskforge.large_payloads($1, $2, $3);
 select * from taskforge.settle($1, $2, $3, $4, $5);
 
 -- name: sort_out
-select * from taskforge.sort_out($1, $2, $3);
+select * from taskforge.sort_out($1, $2, $3, $4);
 
 -- name: record_attempts
 select taskforge.record_attempts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
