@@ -73,9 +73,13 @@ async def set_paused(connection: Connection, tenant_id: UUID, name: str, paused:
     return None if row is None else _queue(row)
 
 
-async def set_deleted(connection: Connection, tenant_id: UUID, queue_id: int) -> int | None:
-    """Marks the queue deleted; returns the xid that did it, None when it was deleted already."""
-    xid: int | None = await connection.fetchval(_QUEUES["set_deleted"], tenant_id, queue_id)
+async def set_deleted(connection: Connection, tenant_id: UUID, queue_id: int) -> bool:
+    """Marks the queue deleted; False when it was deleted already."""
+    return bool(await connection.fetchval(_QUEUES["set_deleted"], tenant_id, queue_id))
+
+
+async def draw_xid(connection: Connection) -> int:
+    xid: int = await connection.fetchval(_QUEUES["draw_xid"])
     return xid
 
 

@@ -78,13 +78,13 @@ async def delete(core: Core, ctx: Context, name: str) -> None:
         if await queues.holds_jobs(connection, ctx.tenant_id, queue.queue_id):
             raise _not_empty(name)
     async with core.database.tenant(ctx.tenant_id) as connection:
-        xid = await queues.set_deleted(connection, ctx.tenant_id, queue.queue_id)
-    if xid is None:
+        is_mine = await queues.set_deleted(connection, ctx.tenant_id, queue.queue_id)
+    if not is_mine:
         raise NotFound("queue.not_found", f'queue "{name}" does not exist')
     core.directory.forget(ctx.tenant_id, [name])
     try:
         async with asyncio.timeout(_DELETE_PATIENCE_SECONDS):
-            await _until_older_work_is_done(core, ctx, xid)
+            await _until_older_work_is_done(core, ctx)
         async with core.database.tenant(ctx.tenant_id) as connection:
             is_empty = not await queues.holds_jobs(connection, ctx.tenant_id, queue.queue_id)
     except BaseException as error:
@@ -101,7 +101,10 @@ async def delete(core: Core, ctx: Context, name: str) -> None:
         raise _not_empty(name)
 
 
-async def _until_older_work_is_done(core: Core, ctx: Context, xid: int) -> None:
+async def _until_older_work_is_done(core: Core, ctx: Context) -> None:
+    # Not the xid that marked the queue: a submit that drew a younger one may have looked before the mark was committed.
+    async with core.database.tenant(ctx.tenant_id) as connection:
+        xid = await queues.draw_xid(connection)
     while True:
         async with core.database.tenant(ctx.tenant_id) as connection:
             if await queues.is_older_work_done(connection, xid):

@@ -10,7 +10,7 @@ begin
     execute format('revoke all on function %s from public', f.signature);
     if f.proname in ('publish', 'park_new', 'take_keys') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
-    elsif f.proname in ('cancel', 'retry', 'redrive', 'purge') then
+    elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
     elsif f.proname = 'open_lanes' then
       execute format('grant execute on function %s to taskforge_app', f.signature);

@@ -60,6 +60,20 @@ begin
 end
 $$;
 
+-- Nothing may come back to a queue that is gone: nobody would ever serve it. The xid is drawn first, so that a deletion
+-- under way either is seen here or waits for this transaction.
+create or replace function taskforge.refuse_deleted(p_queue integer) returns void
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+as $$
+begin
+  perform pg_current_xact_id();
+  if exists (select from queues where queue_id = p_queue and deleted_at is not null) then
+    raise exception 'queue % was deleted', p_queue using errcode = 'TF001';
+  end if;
+end
+$$;
+
 -- Give an ended job new attempts, or let a parked one run now. The outcome taken back is kept in redrives.
 create or replace function taskforge.retry(p_tenant uuid, p_id bigint, p_actor text) returns text
 language plpgsql security invoker
@@ -75,9 +89,9 @@ begin
   if not found then
     return 'not_found';
   end if;
+  perform taskforge.refuse_deleted(v_job.queue_id);
   delete from parked where id = p_id and tenant_id = p_tenant and kind in (1, 2) returning * into v_parked;
   if found then
-    perform pg_current_xact_id();
     insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
     values (v_job.queue_id, v_job.priority, 0, p_tenant, v_parked.attempt, p_id, p_id);
     insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
@@ -86,7 +100,6 @@ begin
   end if;
   delete from outcomes where id = p_id and tenant_id = p_tenant and state in (2, 3) returning * into v_outcome;
   if found then
-    perform pg_current_xact_id();
     insert into redrives (job_id, tenant_id, redriven_by, state, attempt, fence, finished_at)
     values (p_id, p_tenant, p_actor, v_outcome.state, v_outcome.attempt, v_outcome.fence, v_outcome.finished_at);
     insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
@@ -113,7 +126,7 @@ as $$
 declare
   v_count integer;
 begin
-  perform pg_current_xact_id();
+  perform taskforge.refuse_deleted(p_queue);
   with picked as (
     select id from outcomes
     where queue_id = p_queue and state = 2 and tenant_id = p_tenant and (p_ids is null or id = any (p_ids))

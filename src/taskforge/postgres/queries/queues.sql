@@ -36,7 +36,11 @@ returning *;
 
 -- name: set_deleted
 update taskforge.queues set deleted_at = now() where tenant_id = $1 and queue_id = $2 and deleted_at is null
-returning pg_current_xact_id()::text::bigint as xid;
+returning true;
+
+-- name: draw_xid
+-- In a transaction of its own: younger than everything that may have begun before the one ahead of it had committed.
+select pg_current_xact_id()::text::bigint;
 
 -- name: undelete
 update taskforge.queues set deleted_at = null where tenant_id = $1 and queue_id = $2;
