@@ -139,7 +139,13 @@ def _parts(payloads: Sequence[bytes], overhead: int) -> list[Sequence[bytes]]:
 
 
 def _view(body: bytes) -> JobView:
-    return msgspec.json.decode(body, type=JobView)
+    """The result is taken out first: a type of `Raw | None` reads nothing but null."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    result = fields.pop("result", None)
+    view = msgspec.json.decode(msgspec.json.encode(fields), type=JobView)
+    if result is None or bytes(result) == b"null":
+        return view
+    return msgspec.structs.replace(view, result=result)
 
 
 def _raise(response: httpx2.Response) -> NoReturn:

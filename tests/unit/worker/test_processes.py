@@ -91,8 +91,9 @@ async def test_a_crash_is_a_failed_attempt_of_its_own_class(rig, lease, fn, mess
 async def test_a_cancelled_job_s_process_is_killed(rig, lease) -> None:
     async with running(rig, elsewhere.hang) as r:
         task = asyncio.create_task(r.run(lease("hang")))
-        while not r.slots.running:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert r.slots.running == 1
         r.slots.cancel([1])
         [outcome] = await task
     assert outcome.reason == "cancelled on request"

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from taskforge import TaskForge, transactions
+from taskforge.domain.jobs import JobDraft
+from taskforge.domain.retry import RetryKind, RetryPolicy
+
+
+def test_what_is_no_connection_is_refused_at_once(forge: TaskForge) -> None:
+    @forge.job
+    async def job() -> None: ...
+
+    with pytest.raises(TypeError, match="asyncpg, psycopg or SQLAlchemy"):
+        job.options(connection=object())
+
+
+def test_an_idempotency_key_has_no_place_in_a_transaction() -> None:
+    draft = JobDraft("default", "send", b"", idempotency_key="key")
+    with pytest.raises(ValueError, match="idempotency key"):
+        transactions._drafts(draft, [b"{}"])
+
+
+def test_payloads_travel_as_text() -> None:
+    draft = JobDraft("default", "send", b"", retry=RetryPolicy(RetryKind.FIXED, 5.0), tags=("a",))
+    [item] = msgspec.json.decode(transactions._drafts(draft, [b'{"n":1.0}']))
+    assert item["payload_text"] == '{"n":1.0}'
+    assert item["options"] == {"retry": {"kind": "fixed", "base_seconds": 5.0}, "tags": ["a"]}
+    assert "max_attempts" not in item
