@@ -6,6 +6,7 @@ import asyncio
 import random
 
 from taskforge.errors import TaskForgeError
+from taskforge.postgres import workers
 from taskforge.services import dead_letters, jobs
 from tests.support.engine import Engine, failed, released, report, retrying, succeeded
 
@@ -53,7 +54,7 @@ async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_
                 case _:
                     await attempt(dead_letters.redrive(e.core, e.ctx, "default"))
                     await e.promote()
-        await e.expire(worker)
+        await workers.bury(e.core.database, worker[0], None)
         await e.reap()
 
     async def attempt(verb: object) -> None:
