@@ -48,7 +48,7 @@ pip_into_venv() {
     fi
 }
 
-has_ensurepip() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+has_ensurepip() { "$python" -m ensurepip --version >/dev/null 2>&1; }
 has_pip() { "$python" -m pip --version >/dev/null 2>&1; }
 
 if ! [ -x "$VENV/bin/python" ]; then

@@ -20,8 +20,9 @@ import asyncpg
 import pytest
 
 from taskforge.errors import ConfigurationError, Unavailable
+from taskforge.postgres import account as account_module
 from taskforge.postgres.account import account_for_server, reachable_binaries
-from taskforge.postgres.binaries import locate_binaries
+from taskforge.postgres.binaries import Binaries, locate_binaries
 from taskforge.postgres.embedded import EmbeddedPostgres
 from taskforge.postgres.supervisor import (
     exists,
@@ -412,6 +413,34 @@ async def test_root_lends_an_account_and_widens_no_folder(folder: Path) -> None:
     finally:
         await server.stop(wait=True)
     shutil.rmtree(place)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="an ordinary user runs the server himself")
+def test_programs_below_a_closed_home_are_copied_with_their_libraries(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_module, "SHARED_FOLDER", folder / "shared")
+    supplied = locate_binaries()
+    root = Path(os.path.commonpath([part.parent for part in supplied.parts]))
+    home = folder / "home"
+    home.mkdir(mode=0o700)
+    for part in supplied.parts:
+        shutil.copytree(part, home / part.relative_to(root), symlinks=True)
+    hidden = Binaries(
+        home / supplied.folder.relative_to(root),
+        supplied.version,
+        supplied.supplier,
+        tuple(home / part.relative_to(root) for part in supplied.parts),
+    )
+    account = account_for_server()
+    assert account is not None
+    copied = reachable_binaries(account, hidden)
+    assert home not in copied.parents
+    shutil.rmtree(home)
+    for program in ("postgres", "initdb"):
+        subprocess.run(
+            [copied / program, "--version"], check=True, user=account.user, group=account.group, cwd="/"
+        )
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="is what the other tests are for an ordinary user")

@@ -61,34 +61,38 @@ def reachable_binaries(account: Account, binaries: Binaries) -> Path:
     program = binaries.folder / "postgres"
     if can_reach(account, binaries.folder) and _may_enter(account, program):
         return binaries.folder
-    origin = binaries.folder.parent
-    name = f"postgresql-{binaries.version}-{program.stat().st_mtime_ns:x}"
-    target = SHARED_FOLDER / name
-    if not (target / "bin" / "postgres").exists():
+    root = Path(os.path.commonpath([part.parent for part in binaries.parts]))
+    target = SHARED_FOLDER / f"postgresql-{binaries.version}-{program.stat().st_mtime_ns:x}"
+    copied = target / binaries.folder.relative_to(root)
+    if not (copied / "postgres").exists():
         SHARED_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".copying-", dir=SHARED_FOLDER))
         try:
-            shutil.copytree(
-                origin,
-                aside / name,
-                symlinks=True,
-                ignore=shutil.ignore_patterns("include", "*.a", "__pycache__"),
-            )
-            for folder, _, files in os.walk(aside / name):
-                os.chmod(folder, 0o755)
-                for file in files:
-                    copied = Path(folder, file)
-                    if not copied.is_symlink():
-                        copied.chmod(0o755 if copied.stat().st_mode & 0o100 else 0o644)
+            for part in binaries.parts:
+                _copy_readable(part, aside / target.name / part.relative_to(root))
             try:
-                (aside / name).rename(target)
+                (aside / target.name).rename(target)
             except OSError:
                 # Somebody else was first; the two are the same.
-                if not (target / "bin" / "postgres").exists():
+                if not (copied / "postgres").exists():
                     raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return target / binaries.folder.name
+    return copied
+
+
+def _copy_readable(origin: Path, target: Path) -> None:
+    ignored = shutil.ignore_patterns("include", "*.a", "__pycache__")
+    shutil.copytree(origin, target, symlinks=True, ignore=ignored)
+    for folder in (*target.parents, target):
+        if SHARED_FOLDER in folder.parents and folder.parent != SHARED_FOLDER:
+            folder.chmod(0o755)
+    for name, _, files in os.walk(target):
+        Path(name).chmod(0o755)
+        for file in files:
+            copied = Path(name, file)
+            if not copied.is_symlink():
+                copied.chmod(0o755 if copied.stat().st_mode & 0o100 else 0o644)
 
 
 def _lookup(name: str) -> Account | None:

@@ -26,11 +26,15 @@ _SYSTEM_FOLDERS = (
 
 
 class Binaries(Struct, frozen=True):
-    """`folder` holds `postgres` and `initdb`; `version` is like `18.6`; `supplier` is for messages."""
+    """`folder` holds `postgres` and `initdb`; `version` is like `18.6`; `supplier` is for messages.
+
+    `parts` are the folders that the programs need beside each other, for who wants to copy them.
+    """
 
     folder: Path
     version: str
     supplier: str
+    parts: tuple[Path, ...]
 
     @property
     def major(self) -> int:
@@ -110,8 +114,18 @@ def _inspect(folder: Path, supplier: str) -> Binaries | None:
     version = re.search(r"\(PostgreSQL\) ([0-9]+(?:\.[0-9]+)?)", answer.stdout)
     if answer.returncode != 0 or version is None:
         return None
-    found = Binaries(folder.resolve(), version[1], supplier)
+    folder = folder.resolve()
+    found = Binaries(folder, version[1], supplier, _parts(folder, supplier))
     return found if found.major >= MINIMUM_MAJOR else None
+
+
+def _parts(folder: Path, supplier: str) -> tuple[Path, ...]:
+    """A wheel keeps the libraries of its programs in a folder beside its package."""
+    for package in folder.parents:
+        if package.name == supplier:
+            libraries = package.with_name(f"{supplier}.libs")
+            return (folder.parent, libraries) if libraries.exists() else (folder.parent,)
+    return (folder.parent,)
 
 
 def _advice() -> str:
