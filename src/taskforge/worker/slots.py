@@ -89,6 +89,9 @@ class Slots:
                 zip(repeat(held), range(len(ids)), ids, lease.job_types, lease.payloads, strict=False)
             )
         added = len(self.stock) - before
+        if self.stopping:
+            self._release_stock()
+            return added
         for _ in range(min(added, len(self.idle))):
             self.idle.pop().wake()
         if added and self._sweeper is None:
@@ -115,20 +118,24 @@ class Slots:
             self.stock.clear()
             self.stock.extend(kept)
 
-    def release_stock(self) -> int:
-        """Give back what no handler has seen; no attempt is spent. How many jobs that were."""
+    def halt(self) -> int:
+        """No handler starts from now on. How many jobs none has seen; they are given back, no attempt spent."""
+        self.stopping = True
+        while self.idle:
+            self.idle.pop().wake()
+        return self._release_stock()
+
+    async def drain(self) -> None:
+        """Let running handlers end and take nothing more; returns when none runs."""
+        self.halt()
+        await self._drained.wait()
+
+    def _release_stock(self) -> int:
         released = len(self.stock)
         for held, _, job_id, _, _ in self.stock:
             self.completer.add(held, Released(job_id))
         self.stock.clear()
         return released
-
-    async def drain(self) -> None:
-        """Let running handlers end and take nothing more; returns when none runs."""
-        self.stopping = True
-        while self.idle:
-            self.idle.pop().wake()
-        await self._drained.wait()
 
     def note_ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

@@ -167,8 +167,9 @@ class Worker:
         self._unsubscribe()
         log.info("worker.draining", running=self.slots.running)
         self._producer.stop()
+        released = self.slots.halt()
+        # What a claim under way still brings is given back as it arrives.
         await _within(HURRIED_WORDS, self._producing)
-        released = self.slots.release_stock()
         clean = await self._drain_slots()
         words = HURRIED_WORDS if self.shutdown.hurried.is_set() else LAST_WORDS
         all_said = await _within(words, self._completer.drained())

@@ -188,7 +188,7 @@ async def test_drain_waits_for_what_runs_and_releases_the_rest(rig, lease) -> No
         running = asyncio.create_task(r.run(lease("job", [b"{}"] * 3)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert r.slots.release_stock() == 2
+        assert r.slots.halt() == 2
         draining = asyncio.create_task(r.slots.drain())
         await asyncio.sleep(0)
         assert not draining.done()
@@ -196,6 +196,15 @@ async def test_drain_waits_for_what_runs_and_releases_the_rest(rig, lease) -> No
         await draining
         outcomes = await running
     assert [type(o) for o in outcomes] == [Succeeded, Released, Released]
+
+
+async def test_what_comes_after_the_halt_is_given_back_unseen(rig, lease) -> None:
+    async def job() -> None:
+        raise AssertionError("must not run")
+
+    async with rig(job) as r:
+        r.slots.halt()
+        assert [type(o) for o in await r.run(lease("job", [b"{}"] * 2))] == [Released, Released]
 
 
 async def test_an_interrupted_handler_gives_its_job_back(rig, lease) -> None:
