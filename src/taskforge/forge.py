@@ -54,7 +54,7 @@ class TaskForge:
         self._jobs: dict[str, JobType[..., Any, Any]] = {}
         self._clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Client]] = {}
         self._override: Client | None = None
-        self._portal = Portal()
+        self._portal = Portal(self.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -178,7 +178,6 @@ class TaskForge:
 
     def close_sync(self) -> None:
         """As `close`, for what was opened by synchronous calls; ends the background loop, too."""
-        self._portal.call(self.close())
         self._portal.close()
 
     async def _open(self) -> Client:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+CLOSE_SECONDS = 10.0
+
 
 class Portal:
-    """The loop runs in a daemon thread from the first `call` on, until `close`."""
+    """The loop runs in a daemon thread from the first `call` on, until `close` or the end of the process.
 
-    def __init__(self) -> None:
+    `closing` runs in it last, to let go of what was opened there.
+    """
+
+    def __init__(self, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._closing = closing
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -38,9 +44,19 @@ class Portal:
             self._loop = self._thread = None
         if loop is not None and thread is not None:
             atexit.unregister(self.close)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            try:
+                asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result(CLOSE_SECONDS)
+            finally:
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                loop.close()
+
+    async def _wind_up(self) -> None:
+        await self._closing()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
