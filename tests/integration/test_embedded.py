@@ -123,7 +123,7 @@ def cluster(data_dir: Path) -> Path:
 
 
 def supervisor_pid(data_dir: Path) -> int:
-    return int((data_dir / "supervisor").read_text())
+    return int((data_dir / "supervisor").read_text().split()[0])
 
 
 def postmaster(data_dir: Path) -> int:

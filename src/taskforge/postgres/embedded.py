@@ -42,6 +42,13 @@ DATABASE = "taskforge"
 LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
 LOG_ROTATED_AT_BYTES = 16 * 1024 * 1024
 _PATIENCE_SECONDS = 0.02
+_GOING_DOWN = (
+    OSError,
+    TimeoutError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
 
 
 class EmbeddedPostgres:
@@ -210,18 +217,21 @@ class EmbeddedPostgres:
                 raise _start_failed(self.log_file)
 
     async def _is_ready(self, dsn: str) -> bool:
-        """True once it answers; False when the supervisor is gone instead."""
+        """True once the supervisor's own server answers; False when the supervisor is gone instead."""
         waited = 0.0
         before = time.monotonic()
         told_at = before
         while True:
             is_starting_up = False
             try:
-                await _ensure_database(dsn)
-                return True
+                # Before that, whoever answers is a former server that is about to be stopped.
+                if len(self._supervisor_and_server()) == 2:
+                    await _ensure_database(dsn)
+                    return True
+                is_starting_up = True
             except asyncpg.CannotConnectNowError:
                 is_starting_up = True
-            except (OSError, asyncpg.ConnectionDoesNotExistError, TimeoutError):
+            except _GOING_DOWN:
                 pass
             except asyncpg.DiskFullError as error:
                 raise _disk_full(self.data_dir) from error
@@ -247,11 +257,14 @@ class EmbeddedPostgres:
     def _has_supervisor(self) -> bool:
         return _is_held(self.data_dir / "supervisor")
 
+    def _supervisor_and_server(self) -> list[int]:
+        return [int(pid) for pid in (self.data_dir / "supervisor").read_text(encoding="ascii").split()]
+
     def _signal_supervisor(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ValueError, OSError):
-            pid = int((self.data_dir / "supervisor").read_text(encoding="ascii"))
-            if self._has_supervisor():
-                os.kill(pid, number)
+        with contextlib.suppress(OSError):
+            pids = self._supervisor_and_server()
+            if pids and self._has_supervisor():
+                os.kill(pids[0], number)
 
 
 async def _ensure_database(dsn: str) -> None:

@@ -5,7 +5,8 @@ Everything it must know about others is a `flock`, which the kernel drops when i
 
     holders      shared, by every process that uses the server; exclusive means nobody does
     starting     exclusive, by whoever starts the server, and by the supervisor while it stops it
-    supervisor   exclusive, by the supervisor as long as it lives; the file's text is its pid
+    supervisor   exclusive, by the supervisor as long as it lives; the file's lines are its pid and, once all that was
+                 left of former servers is gone, that of the server
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ def open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
+def publish(descriptor: int, pids: list[int]) -> None:
+    """Shorter first, so that a reader never sees the server of a former text."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, "".join(f"{pid}\n" for pid in pids).encode(), 0)
+
+
 def log(message: str) -> None:
     """A line beside those of the server, which writes to the same file."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {message}", file=sys.stderr, flush=True)
@@ -59,6 +66,7 @@ class Supervisor:
         options: list[str],
         user: int | None,
         group: int | None,
+        mine: int,
     ) -> None:
         self.bin_dir = bin_dir
         self.data = data
@@ -66,6 +74,7 @@ class Supervisor:
         self.options = options
         self.user = user
         self.group = group
+        self.mine = mine
         self.holders = open_lock(home / "holders")
         self.starting = open_lock(home / "starting")
         self.libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -93,9 +102,11 @@ class Supervisor:
     def _serve(self) -> int:
         quick_deaths = 0
         while True:
+            self._publish(None)
             end_leftovers(self.data, self.sockets)
             began = time.monotonic()
             server = self._start()
+            self._publish(server.pid)
             if self._watch(server):
                 return 0
             if server.returncode == 0:
@@ -109,6 +120,9 @@ class Supervisor:
                 return 1
             log(f"the server ended unexpectedly (status {server.returncode}), starting it again")
             time.sleep(POLL_SECONDS)
+
+    def _publish(self, server: int | None) -> None:
+        publish(self.mine, [self.pid] if server is None else [self.pid, server])
 
     def _create_cluster(self) -> None:
         """Made aside and renamed, so that a cluster is either whole or not there."""
@@ -327,14 +341,13 @@ def main() -> int:
     mine = open_lock(home / "supervisor")
     if not try_lock(mine, fcntl.LOCK_EX):
         return 75
+    publish(mine, [])
     # The lock belongs to the open file, which the child shares: it is held without a gap.
     if os.fork() > 0:
         os._exit(0)
     os.setsid()
     os.chdir("/")
     os.umask(0o077)
-    os.ftruncate(mine, 0)
-    os.pwrite(mine, f"{os.getpid()}\n".encode(), 0)
     try:
         return Supervisor(
             home=home,
@@ -344,6 +357,7 @@ def main() -> int:
             options=given["options"],
             user=given["user"],
             group=given["group"],
+            mine=mine,
         ).run()
     except SystemExit as end:
         log(str(end))
