@@ -57,6 +57,7 @@ select exists (select from taskforge.ready where tenant_id = $1 and queue_id = $
 
 -- name: health
 -- $1 tenant, $2 queue_id. Exact counts: the totals plus what has not been rolled up yet. Index: flow_pkey from its floor.
+-- Rates leave out what was taken back: an outcome that is undone did happen.
 with recent as (
   select * from taskforge.flow
   where id >= (select floor from taskforge.floors where name = 'flow') and tenant_id = $1 and queue_id = $2
@@ -65,8 +66,9 @@ with recent as (
     coalesce(sum(retrying), 0) as retrying, coalesce(sum(blocked), 0) as blocked, coalesce(sum(leased), 0) as leased,
     coalesce(sum(failed), 0) as failed,
     coalesce(sum(submitted) filter (where at > now() - interval '60 s'), 0) as submitted_minute,
-    coalesce(sum(succeeded + failed + cancelled) filter (where at > now() - interval '60 s'), 0) as finished_minute,
-    coalesce(sum(failed) filter (where at > now() - interval '60 s'), 0) as failed_minute
+    coalesce(sum(succeeded + greatest(failed, 0) + greatest(cancelled, 0))
+      filter (where at > now() - interval '60 s'), 0) as finished_minute,
+    coalesce(sum(greatest(failed, 0)) filter (where at > now() - interval '60 s'), 0) as failed_minute
   from recent
 )
 select c.ready + coalesce(t.ready, 0) as pending, c.scheduled + coalesce(t.scheduled, 0) as scheduled,
