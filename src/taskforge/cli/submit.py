@@ -1,0 +1,141 @@
+"""taskforge jobs submit"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import click
+import msgspec
+
+from taskforge.cli.access import Access
+from taskforge.cli.bulk import submit_file
+from taskforge.cli.command import ClientCommand, Common, pass_common
+from taskforge.cli.kinds import duration, instant
+from taskforge.cli.output import emit, say
+from taskforge.cli.queues import ask, tenant_option
+from taskforge.domain.jobs import JobDraft
+from taskforge.rest.submission import Reader
+
+
+@click.command(cls=ClientCommand)
+@click.argument("job_type", required=False)
+@click.argument("payload", required=False)
+@click.option(
+    "-q", "--queue", metavar="NAME", default="default", show_default=True, help="Where the job waits."
+)
+@click.option("--priority", type=click.IntRange(0, 9), help="9 first, 0 last; 5 if not given.")
+@click.option("--max-attempts", type=int, help="As the queue says if not given.")
+@click.option("--timeout", type=duration, metavar="DURATION", help="How long one attempt may run.")
+@click.option("--delay", type=duration, metavar="DURATION", help="Run this much later.")
+@click.option("--run-at", type=instant, metavar="TIME", help="Run at this time.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Can be given several times.")
+@click.option("--idempotency-key", metavar="KEY", help="A second submit with this key makes no second job.")
+@click.option("--wait", type=duration, metavar="DURATION", help="Wait for the job's end, this long at most.")
+@click.option("-f", "--file", metavar="FILE", help="Submit a file with one job a line (NDJSON); - is stdin.")
+@click.option(
+    "--skip-invalid", is_flag=True, help="With --file: report wrong lines and go on; exit code 1 at the end."
+)
+@tenant_option
+@pass_common
+def submit(
+    common: Common,
+    /,
+    job_type: str | None,
+    payload: str | None,
+    wait: float | None,
+    file: str | None,
+    skip_invalid: bool,
+    tenant: UUID | None,
+    **options: Any,
+) -> int:
+    """Submit a job, or a file of jobs.
+
+    PAYLOAD is JSON, @FILE for the content of a file, or - for stdin; {} if not given.
+
+    A file has one job a line, as the API takes it: {"queue_name": "email", "job_type": "send_email", "payload": {...}}.
+    It is read piece by piece, so its size does not matter. The first wrong line ends it; the jobs of the
+    pieces before it are stored then, as the message says. Lines with an idempotency_key can be sent again safely.
+
+    \b
+    Examples:
+      taskforge jobs submit send_email '{"to": "a@example.com", "subject": "Hi", "body": "..."}' --wait 30
+      taskforge jobs submit report @payload.json -q slow --delay 1h --tag monthly
+      zcat jobs.ndjson.gz | taskforge jobs submit -f -
+    """
+    if file is not None:
+        if job_type is not None or wait is not None or any(_given(options)):
+            raise click.UsageError(
+                "--file takes no job type, payload or options; each line says everything itself"
+            )
+        return submit_file(common, file, tenant, skip_invalid=skip_invalid)
+    if job_type is None:
+        raise click.UsageError("give a JOB_TYPE, or --file with one job a line")
+    draft = _draft(common, job_type, _read_payload(payload), options)
+    return _submit_one(common, draft, tenant, wait=wait)
+
+
+def _given(options: dict[str, Any]) -> Iterator[str]:
+    source = click.get_current_context().get_parameter_source
+    return (name for name in options if source(name) is click.core.ParameterSource.COMMANDLINE)
+
+
+def _read_payload(text: str | None) -> bytes:
+    if text is None:
+        return b"{}"
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_bytes()
+        except OSError as error:
+            raise click.UsageError(f"{text[1:]} cannot be read: {error.strerror}") from None
+    return text.encode()
+
+
+def _draft(common: Common, job_type: str, payload: bytes, options: dict[str, Any]) -> JobDraft:
+    fields: dict[str, Any] = {
+        "queue_name": options["queue"],
+        "job_type": job_type,
+        "priority": options["priority"],
+        "max_attempts": options["max_attempts"],
+        "timeout_seconds": options["timeout"],
+        "delay_seconds": options["delay"],
+        "run_at": _zoned(options["run_at"]),
+        "idempotency_key": options["idempotency_key"],
+        "tags": options["tags"] or None,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    body = msgspec.json.encode(given)[:-1] + b',"payload":' + (payload.strip() or b"{}") + b"}"
+    return Reader(common.settings().max_payload_bytes).read_job(body)
+
+
+def _zoned(run_at: datetime | None) -> str | None:
+    return None if run_at is None else run_at.isoformat()
+
+
+def _submit_one(common: Common, draft: JobDraft, tenant: UUID | None, *, wait: float | None) -> int:
+    from taskforge.cli.jobs import ending, print_job, wait_for
+
+    async def run(access: Access) -> int:
+        [verdict] = await access.submit_all([draft], atomic=True)
+        if verdict.error is not None:
+            raise verdict.error
+        job_id = str(verdict.job_id)
+        if not verdict.created:
+            say(f"the idempotency key led to job {job_id}, submitted before")
+        if wait is not None:
+            view = await wait_for(access, job_id, timeout=wait)
+            print_job(common, view)
+            return ending(view)
+        if common.is_json:
+            emit(await access.get(job_id))
+        else:
+            click.echo(job_id)
+        return 0
+
+    return ask(common, tenant, run)
