@@ -67,7 +67,7 @@ begin
 end
 $$;
 
--- Lease up to p_want jobs of the given queues to a worker. Returns one row per lease, jobs as arrays in id order.
+-- Lease up to p_want jobs of the given queues, those of its own tenant, to a worker. Returns one row per lease, jobs as arrays in id order.
 -- Queue priority first, then job priority, then oldest extent; equal queues take turns by chance.
 -- Job rows are read here, after the extents were taken: a reader in the calling statement would have an older snapshot
 -- and miss jobs committed in between.
@@ -93,8 +93,9 @@ declare
   v_budget integer;
   v_ranges int8multirange;
   v_state smallint;
+  v_tenant uuid;
 begin
-  select state into v_state from workers where worker_id = p_worker;
+  select w.state, w.tenant_id into v_state, v_tenant from workers w where w.worker_id = p_worker;
   if v_state is null or v_state = 3 then
     raise exception 'worker % is not registered any more', p_worker using errcode = 'TF002';
   end if;
@@ -114,7 +115,7 @@ begin
         exists (select from ready r where r.queue_id = l.queue_id and r.priority = l.priority and r.stream = 1
           and r.seq >= l.fresh_floor) as fresh
     ) as found
-    where q.queue_id = any (p_queues) and not q.paused and (found.returned or found.fresh)
+    where q.tenant_id = v_tenant and q.queue_id = any (p_queues) and not q.paused and (found.returned or found.fresh)
     order by q.priority desc, l.priority desc, random()
   loop
     exit when v_left <= 0;
