@@ -7,6 +7,7 @@ the database as it was.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -100,10 +101,17 @@ async def _apply(connection: asyncpg.Connection, login: str | None) -> list[str]
 async def _ensure_login(connection: asyncpg.Connection, login: str) -> None:
     name = await connection.fetchval("select quote_ident($1)", login)
     if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", login):
-        await connection.execute(f"create role {name} login nosuperuser nocreatedb nocreaterole nobypassrls")
-    await connection.execute(
-        f"grant taskforge_ingest, taskforge_dispatch, taskforge_app, taskforge_client to {name}"
+        await _try(connection, f"create role {name} login nosuperuser nocreatedb nocreaterole nobypassrls")
+    await _try(
+        connection, f"grant taskforge_ingest, taskforge_dispatch, taskforge_app, taskforge_client to {name}"
     )
+
+
+async def _try(connection: asyncpg.Connection, statement: str) -> None:
+    """Roles belong to the whole cluster: another database's migration may do the same at the same moment."""
+    with suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError):
+        async with connection.transaction():
+            await connection.execute(statement)
 
 
 async def _check_server(connection: asyncpg.Connection) -> None:
