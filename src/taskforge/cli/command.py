@@ -150,7 +150,10 @@ class Group(click.Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["context_settings"] = CONTEXT | (kwargs.get("context_settings") or {})
         super().__init__(*args, **kwargs)
-        self.params.extend(common_options())
+        self.params.extend(self.common())
+
+    def common(self) -> list[click.Parameter]:
+        return common_options()
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -162,6 +165,9 @@ class Group(click.Group):
 
 class ClientGroup(Group):
     command_class = ClientCommand
+
+    def common(self) -> list[click.Parameter]:
+        return client_options() + common_options()
 
 
 def _format_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -15,7 +15,6 @@ UNAVAILABLE = 69
 TRY_AGAIN = 75
 BAD_CONFIGURATION = 78
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 _AWAY = ("database.unavailable", "database.disk_full", "server.unavailable")
 
@@ -61,7 +60,9 @@ def report(error: TaskForgeError, *, is_json: bool, is_verbose: bool) -> int:
         sys.stderr.write(msgspec.json.encode(document).decode() + "\n")
         return exit_code(error)
     lines = [f"taskforge: {detail} [{error.code}]"]
-    if not (len(error.fields) == 1 and error.fields[0].detail in detail):
+    if not (
+        len(error.fields) == 1 and (error.fields[0].detail in detail or error.fields[0].code == error.code)
+    ):
         lines += [f"  {field.pointer or '/'}: {field.detail}" for field in error.fields[:20]]
     if len(error.fields) > 20:
         lines.append(f"  and {len(error.fields) - 20} more")

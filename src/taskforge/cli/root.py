@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -53,7 +52,6 @@ def run(arguments: Sequence[str]) -> int:
     common = Common()
     try:
         code = taskforge.main(args=list(arguments), prog_name="taskforge", standalone_mode=False, obj=common)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
@@ -62,10 +60,6 @@ def run(arguments: Sequence[str]) -> int:
         return failures.report(error, is_json=common.is_json, is_verbose=common.is_verbose)
     except (click.Abort, KeyboardInterrupt):
         return failures.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python must not stumble over it again while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return failures.BROKEN_PIPE
     except Exception as error:
         if common.is_verbose:
             raise

@@ -88,13 +88,19 @@ def _read_payload(text: str | None) -> bytes:
     if text is None:
         return b"{}"
     if text == "-":
-        return sys.stdin.buffer.read()
-    if text.startswith("@"):
+        payload = sys.stdin.buffer.read()
+    elif text.startswith("@"):
         try:
-            return Path(text[1:]).read_bytes()
+            payload = Path(text[1:]).read_bytes()
         except OSError as error:
             raise click.UsageError(f"{text[1:]} cannot be read: {error.strerror}") from None
-    return text.encode()
+    else:
+        payload = text.encode()
+    try:
+        msgspec.json.decode(payload, type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"PAYLOAD is not JSON: {error}") from None
+    return payload
 
 
 def _draft(common: Common, job_type: str, payload: bytes, options: dict[str, Any]) -> JobDraft:
@@ -110,7 +116,7 @@ def _draft(common: Common, job_type: str, payload: bytes, options: dict[str, Any
         "tags": options["tags"] or None,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    body = msgspec.json.encode(given)[:-1] + b',"payload":' + (payload.strip() or b"{}") + b"}"
+    body = msgspec.json.encode(given)[:-1] + b',"payload":' + payload + b"}"
     return Reader(common.settings().max_payload_bytes).read_job(body)
 
 
