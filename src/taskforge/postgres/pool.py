@@ -61,7 +61,12 @@ class Database:
         with translated():
             pool = await self._dispatch.pool()
             async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
-                return await connection.fetch(query, *arguments)
+                try:
+                    rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
+                    return rows
+                except asyncpg.InternalClientError:
+                    connection.terminate()  # its protocol is out of step
+                    raise
 
     async def close(self) -> None:
         await asyncio.gather(self._ingest.close(), self._dispatch.close(), self._app.close())
@@ -138,6 +143,7 @@ class _Transaction:
             OSError,
             asyncpg.PostgresConnectionError,
             asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
             asyncpg.OperatorInterventionError,
             TimeoutError,
         ) as lost:
@@ -158,6 +164,8 @@ class _Transaction:
             async with asyncio.timeout(2):
                 await self._connection.execute("rollback")
         except Exception:
-            self._connection.terminate()
+            # A connection that was lost has left the pool by itself, and then not even this may be called.
+            with suppress(Exception):
+                self._connection.terminate()
         with suppress(Exception):
             await self._pool.release(self._connection)
