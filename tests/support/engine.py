@@ -139,7 +139,7 @@ class Engine:
 
     async def blocked(self, count: int = 1) -> None:
         """Returns once `count` sessions of this database wait for a lock."""
-        await until(lambda: self._is_blocked(count))
+        await until(lambda: self._is_blocked(count), timeout=5)
 
     async def _is_blocked(self, count: int) -> bool:
         waiting = await self.admin.fetchval(

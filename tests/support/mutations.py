@@ -1,28 +1,23 @@
-"""The engine with one guard taken away, so that a test can show that the suite notices.
-
-TASKFORGE_TEST_MUTATION names one; engines opened by tests then run with it.
-"""
+"""The engine with one guard taken away, so that it can be shown that the suite notices (tests/guards)."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
 from msgspec import Struct
 
-VARIABLE = "TASKFORGE_TEST_MUTATION"
-_PUBLIC = "taskforge"
+VARIABLE = "TASKFORGE_TEST_GUARDS"
+"""Set: each test runs without each of the guards that it is said to prove, and is expected to fail."""
 
 
 class Mutation(Struct, frozen=True):
-    """A guard's removal and the tests that must go red for it.
+    """A guard's removal, and the tests of tests/integration/engine of which at least one must go red for it.
 
-    `function` is an SQL function whose text `old` becomes `new`, or None when `statement` says it all. `patch` names a
-    Python attribute (module, name) that is replaced by `value`.
+    In the SQL function `function` the text `old` becomes `new`; `statement` is executed; `patch` (module, name) is
+    replaced by `value`.
     """
 
-    guard: str
     tests: tuple[str, ...]
     function: str | None = None
     old: str = ""
@@ -30,6 +25,16 @@ class Mutation(Struct, frozen=True):
     statement: str | None = None
     patch: tuple[str, str] | None = None
     value: Any = None
+
+
+class Chosen:
+    """What engines opened by the running test do without."""
+
+    mutation: Mutation | None = None
+
+
+def is_asked_for() -> bool:
+    return VARIABLE in os.environ
 
 
 async def rewrite(connection: Any, function: str, old: str, new: str) -> None:
@@ -41,23 +46,15 @@ async def rewrite(connection: Any, function: str, old: str, new: str) -> None:
     )
     assert len(rows) == 1, f"there are {len(rows)} functions {function}"
     text = rows[0]["text"]
-    assert old in text, f"{function} has no text {old!r}"
+    assert old in text or new in text, f"{function} has no text {old!r}"
     await connection.execute(text.replace(old, new))
 
 
-async def apply(connection: Any, mutation: Mutation) -> None:
+async def apply_chosen(connection: Any) -> None:
+    mutation = Chosen.mutation
+    if mutation is None:
+        return
     if mutation.function is not None:
         await rewrite(connection, mutation.function, mutation.old, mutation.new)
     if mutation.statement is not None:
         await connection.execute(mutation.statement)
-    if mutation.patch is not None:
-        module, name = mutation.patch
-        setattr(importlib.import_module(module), name, mutation.value)
-
-
-async def apply_chosen(connection: Any) -> None:
-    """What the environment asks for; nothing in an ordinary run."""
-    if chosen := os.environ.get(VARIABLE):
-        from tests.guards.guards import MUTATIONS
-
-        await apply(connection, MUTATIONS[chosen])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
+import pytest
+
 from taskforge.services import dead_letters
 from tests.support.engine import Engine, together
 from tests.support.engine import dead_letters as make_dead_letters
@@ -15,7 +18,8 @@ async def test_a_claim_skips_the_extent_another_one_is_cutting(engine: Engine, o
     async with engine.gate("leases"):
         first = asyncio.create_task(engine.claim(one, 4))
         await engine.blocked(1)
-        assert await other.claim(two, 4) == []
+        async with asyncio.timeout(3):
+            assert await other.claim(two, 4) == []
 
     assert [lease.ids for lease in await first] == [ids[:4]]
     assert [lease.ids for lease in await other.claim(two, 10)] == [ids[4:]]
@@ -42,6 +46,27 @@ async def test_a_claim_that_rolls_back_leaves_everything_claimable(engine: Engin
         assert isinstance(outcome, Exception)
 
     assert [lease.ids for lease in await engine.claim(worker, 10)] == [ids]
+
+
+async def test_a_claim_that_cannot_remove_what_it_took_is_aborted(engine: Engine) -> None:
+    ids = await engine.submit(5)
+    worker = await engine.register()
+    await engine.admin.execute(
+        "create function keep() returns trigger language plpgsql as $$ begin return null; end $$;"
+        "create trigger keep before delete on ready for each row execute function keep()"
+    )
+    with pytest.raises(asyncpg.RaiseError, match="claim deleted 0 extents of 1"):
+        await engine.claim(worker, 5)
+    assert await engine.places(ids) == {i: ["ready"] for i in ids}
+
+
+async def test_a_claim_that_cannot_read_every_job_it_took_is_aborted(engine: Engine) -> None:
+    ids = await engine.submit(5)
+    worker = await engine.register()
+    await engine.admin.execute("delete from jobs where id = $1", ids[2])
+    with pytest.raises(asyncpg.RaiseError, match="only 4 jobs were read"):
+        await engine.claim(worker, 5)
+    assert await engine.places(ids) == {i: ["ready"] for i in ids}
 
 
 async def test_many_claims_at_once_take_each_job_once(engine: Engine, other: Engine) -> None:

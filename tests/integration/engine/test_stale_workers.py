@@ -48,6 +48,18 @@ async def test_the_successors_fence_in_the_hand_of_the_old_worker_is_refused(eng
     assert await engine.state(job_id) == "processing"
 
 
+async def test_a_workers_own_earlier_fence_is_refused_although_it_holds_the_job_again(engine: Engine) -> None:
+    [job_id] = await engine.submit()
+    worker = await engine.register()
+    [earlier] = await engine.claim(worker)
+    await engine.finish(worker, report(earlier, released))
+    [later] = await engine.claim(worker)
+
+    assert await engine.finish(worker, report(earlier, succeeded)) == [(earlier.fence, job_id)]
+    assert await engine.state(job_id) == "processing"
+    assert await engine.finish(worker, report(later, succeeded)) == []
+
+
 @pytest.mark.parametrize("outcome", [succeeded, failed, retrying, snoozed, released, stopped])
 async def test_no_kind_of_late_report_changes_anything(
     engine: Engine, outcome: Callable[[int], Outcome]
@@ -132,7 +144,7 @@ async def test_a_heartbeat_under_way_keeps_the_reaper_off(engine: Engine) -> Non
     [lease] = await engine.claim(worker)
     await engine.expire(worker)
     renew = f"update workers set expires_at = now() + interval '10 s' where worker_id = {worker[0]}"
-    async with engine.holding(renew):
+    async with engine.holding(renew), asyncio.timeout(3):
         assert await engine.reap() == {}
     assert await engine.reap() == {}
     assert await engine.finish(worker, report(lease, succeeded)) == []

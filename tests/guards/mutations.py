@@ -1,0 +1,200 @@
+"""The guards of the engine, what the engine is without each, and which test must then fail.
+
+A guard that can be removed without a red test is either not needed or not tested.
+"""
+
+from __future__ import annotations
+
+from tests.support.mutations import Mutation
+
+
+async def _always(connection: object, xid: int) -> bool:
+    return True
+
+
+def _unsorted(values: list[object], key: object = None) -> list[object]:
+    return list(values)
+
+
+STALE = "test_stale_workers.py::"
+CANCEL = "test_cancel_races.py::"
+CLAIM = "test_claim_races.py::"
+SUBMIT = "test_submit_races.py::"
+FLOOR = "test_floor_rule.py::"
+TENANTS = "test_tenants.py::"
+ROWS = "test_row_level_security.py::"
+
+MUTATIONS: dict[str, Mutation] = {
+    "the fence of a report": Mutation(
+        (STALE + "test_a_workers_own_earlier_fence_is_refused_although_it_holds_the_job_again",),
+        function="settle",
+        old="l.fence = settle.fence and ",
+    ),
+    "the worker of a report": Mutation(
+        (STALE + "test_the_successors_fence_in_the_hand_of_the_old_worker_is_refused",),
+        function="settle",
+        old=" and l.worker_id = p_worker",
+    ),
+    "the jobs a lease still covers": Mutation(
+        (STALE + "test_a_report_of_jobs_the_lease_never_covered_is_stale_and_its_neighbours_stand",),
+        function="settle",
+        old="l.ranges @> v_done",
+        new="true",
+    ),
+    "a repeat says the same": Mutation(
+        (STALE + "test_another_outcome_under_a_fence_that_has_spoken_is_stale",),
+        function="sort_out",
+        old=" and a.kind = k",
+    ),
+    "a repeated success succeeded": Mutation(
+        (STALE + "test_a_success_that_comes_after_the_job_was_given_up_as_lost_is_stale",),
+        function="sort_out",
+        old=" and o.state = 1",
+    ),
+    "the reaper leaves a renewing worker alone": Mutation(
+        (STALE + "test_a_heartbeat_under_way_keeps_the_reaper_off",),
+        function="reap",
+        old="for update skip locked",
+    ),
+    "the reaper locks a lease before it believes it": Mutation(
+        (
+            STALE + "test_finish_that_holds_the_lease_wins_over_the_reaper",
+            STALE + "test_the_reaper_takes_only_what_a_finish_in_flight_has_left",
+        ),
+        function="take_back",
+        old="order by fence for update",
+        new="order by fence",
+    ),
+    "leases of the buried are swept up": Mutation(
+        (STALE + "test_the_lease_of_a_claim_that_commits_after_its_worker_was_buried_is_swept_up",),
+        function="reap",
+        old="select distinct l.worker_id from leases l\n    where ",
+        new="select distinct l.worker_id from leases l\n    where false and ",
+    ),
+    "the limit of attempts of lost jobs": Mutation(
+        (STALE + "test_a_buried_worker_is_charged_only_for_the_jobs_that_ran",),
+        function="take_back",
+        old="x.ran and v_lease.attempt >= coalesce(j.max_attempts, q.max_attempts)",
+        new="false",
+    ),
+    "claims skip what others hold": Mutation(
+        (CLAIM + "test_a_claim_skips_the_extent_another_one_is_cutting",),
+        function="take_extents",
+        old="for update skip locked",
+        new="for update",
+    ),
+    "claims lock what they take": Mutation(
+        (CLAIM + "test_many_claims_at_once_take_each_job_once",),
+        function="take_extents",
+        old="for update skip locked",
+        new="",
+    ),
+    "a claim removes as many extents as it locked": Mutation(
+        (CLAIM + "test_a_claim_that_cannot_remove_what_it_took_is_aborted",),
+        function="take_extents",
+        old="if v_rows <> cardinality(v_whole) then",
+        new="if false then",
+    ),
+    "a claim reads as many jobs as it leased": Mutation(
+        (CLAIM + "test_a_claim_that_cannot_read_every_job_it_took_is_aborted",),
+        function="claim",
+        old="if coalesce(cardinality(ids), 0) <>",
+        new="if false and 0 <>",
+    ),
+    "a claim keeps to its tenant": Mutation(
+        (TENANTS + "test_a_worker_is_handed_jobs_of_its_own_tenant_only",),
+        function="claim",
+        old="q.tenant_id = v_tenant and ",
+    ),
+    "a paused queue is left alone": Mutation(
+        (TENANTS + "test_queues_of_one_name_are_apart",),
+        function="claim",
+        old="and not q.paused",
+    ),
+    "cancel locks the extent": Mutation(
+        (CANCEL + "test_a_claim_that_holds_the_extent_wins_and_the_cancel_becomes_a_request",),
+        function="cancel",
+        old="order by lo desc limit 1 for update",
+        new="order by lo desc limit 1",
+    ),
+    "cancel waits for the lease": Mutation(
+        (CANCEL + "test_a_finish_that_holds_the_lease_wins_over_cancel",),
+        function="cancel",
+        old="ranges @> p_id for update",
+        new="ranges @> p_id",
+    ),
+    "a promotion skips what is being cancelled": Mutation(
+        (CANCEL + "test_a_promotion_passes_by_a_job_that_is_being_cancelled",),
+        function="promote",
+        old="for update skip locked",
+    ),
+    "an idempotency key lasts": Mutation(
+        (SUBMIT + "test_one_key_submitted_50_times_at_once_by_5_processes_makes_one_job",),
+        function="take_keys",
+        old="where k.expires_at <= now()",
+        new="where true",
+    ),
+    "keys are taken in sorted order": Mutation(
+        (SUBMIT + "test_two_batches_with_the_same_keys_in_opposite_order_do_not_deadlock",),
+        patch=("taskforge.postgres.submit", "sorted"),
+        value=_unsorted,
+    ),
+    "a submit looks whether its queue is there": Mutation(
+        (SUBMIT + "test_a_submit_to_a_queue_deleted_behind_its_back_is_refused_and_stores_nothing",),
+        function="publish",
+        old="where not exists (select from queues",
+        new="where false and not exists (select from queues",
+    ),
+    "a deletion waits for submits in flight": Mutation(
+        (
+            SUBMIT + "test_a_submit_that_begins_while_the_deletion_commits_is_not_lost",
+            SUBMIT + "test_deleting_a_queue_waits_for_a_submit_in_flight_and_then_refuses",
+        ),
+        patch=("taskforge.postgres.queues", "is_older_work_done"),
+        value=_always,
+    ),
+    "nothing comes back to a deleted queue": Mutation(
+        (SUBMIT + "test_a_job_of_a_deleted_queue_cannot_be_retried_into_the_void",),
+        function="refuse_deleted",
+        old="deleted_at is not null",
+        new="false",
+    ),
+    "floors wait for the second look": Mutation(
+        (FLOOR + "test_the_rule_as_written_loses_nothing",),
+        function="raise_floors",
+        old="if pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_xid then",
+        new="if false then",
+    ),
+    "floors stop at what is alive": Mutation(
+        (FLOOR + "test_the_rule_as_written_loses_nothing",),
+        function="lowest_live",
+        old="and seq >= p_floor",
+        new="and seq >= p_next",
+    ),
+    "row-level security binds the owner": Mutation(
+        (ROWS + "test_every_table_of_tenants_forces_row_level_security_with_a_policy_both_ways",),
+        statement="alter table jobs no force row level security",
+    ),
+    "row-level security is on": Mutation(
+        (
+            ROWS + "test_the_app_role_sees_nothing_without_its_tenant",
+            ROWS + "test_rows_of_another_tenant_cannot_be_changed_or_deleted",
+        ),
+        statement="alter table ready disable row level security",
+    ),
+    "the policy compares the tenant": Mutation(
+        (ROWS + "test_the_app_role_sees_nothing_without_its_tenant",),
+        statement="alter policy tenant on queues using (true)",
+    ),
+    "the policy checks what is written": Mutation(
+        (ROWS + "test_nothing_can_be_planted_in_another_tenant",),
+        statement="alter policy tenant on ready with check (true)",
+    ),
+    "ingest reads nothing back": Mutation(
+        (
+            ROWS + "test_ingest_can_append_and_read_nothing_back",
+            ROWS + "test_the_written_table_of_rights_is_what_the_catalogue_says",
+        ),
+        statement="grant select on jobs to taskforge_ingest",
+    ),
+}
