@@ -5,7 +5,7 @@ from __future__ import annotations
 from taskforge.domain.retry import RetryPolicy
 from taskforge.errors import TaskForgeError
 from taskforge.forge import TaskForge
-from taskforge.handles import JobCancelled, JobFailed, JobHandle
+from taskforge.handles import JobCancelled, JobFailed, JobHandle, JobHandles
 from taskforge.retries import custom, exponential, fixed, linear
 from taskforge.worker.answers import Cancel, Discard, Retry, Snooze
 from taskforge.worker.context import JobContext, current_job
@@ -17,6 +17,7 @@ __all__ = [
     "JobContext",
     "JobFailed",
     "JobHandle",
+    "JobHandles",
     "Retry",
     "RetryPolicy",
     "Snooze",

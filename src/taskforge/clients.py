@@ -16,7 +16,7 @@ from taskforge.services.core import Core
 class Client(Protocol):
     """Job ids are decimal strings."""
 
-    async def submit(self, draft: JobDraft, payloads: Sequence[bytes]) -> list[str]:
+    async def submit(self, draft: JobDraft, payloads: Sequence[bytes]) -> Sequence[int] | Sequence[str]:
         """Jobs like `draft`, one for each payload, all or nothing; durable when this returns."""
 
     async def get(self, job_id: str) -> JobView: ...
@@ -37,7 +37,7 @@ class DirectClient:
         self._ctx = ctx
         self._resources = resources
 
-    async def submit(self, draft: JobDraft, payloads: Sequence[bytes]) -> list[str]:
+    async def submit(self, draft: JobDraft, payloads: Sequence[bytes]) -> Sequence[int] | Sequence[str]:
         # The queue was declared in code, so it is no typing mistake and may be made.
         answers = await jobs.submit_groups(
             self._core, self._ctx, [JobGroup(draft, payloads)], ensure_queues=True
@@ -45,7 +45,7 @@ class DirectClient:
         [answer] = answers
         if answer.error is not None:
             raise answer.error
-        return [str(job_id) for job_id in answer.ids]
+        return answer.ids
 
     async def get(self, job_id: str) -> JobView:
         return await jobs.get(self._core, self._ctx, _number(job_id))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
@@ -34,6 +35,29 @@ class JobCancelled(TaskForgeError):
     def __init__(self, job: JobView) -> None:
         super().__init__("job.cancelled", f"job {job.id} ({job.job_type}) was cancelled")
         self.job = job
+
+
+class JobHandles(Sequence["JobHandle[R]"]):
+    """The handles of jobs that were submitted together, in their order; each is made when it is asked for."""
+
+    def __init__(self, make: Callable[[str], JobHandle[R]], ids: Sequence[int] | Sequence[str]) -> None:
+        self._make = make
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> JobHandle[R]: ...
+    @overload
+    def __getitem__(self, index: slice) -> JobHandles[R]: ...
+    def __getitem__(self, index: int | slice) -> JobHandle[R] | JobHandles[R]:
+        if isinstance(index, slice):
+            return JobHandles(self._make, self._ids[index])
+        return self._make(str(self._ids[index]))
+
+    def __repr__(self) -> str:
+        return f"JobHandles({len(self)} jobs)"
 
 
 class JobHandle(Generic[R]):

@@ -16,7 +16,7 @@ from taskforge.clock import SystemClock
 from taskforge.domain.jobs import JobDraft, check_draft
 from taskforge.domain.retry import RetryPolicy
 from taskforge.errors import ConfigurationError, Invalid
-from taskforge.handles import JobHandle
+from taskforge.handles import JobHandle, JobHandles
 from taskforge.worker.answers import Answer, seconds
 from taskforge.worker.binding import Binding
 from taskforge.worker.handlers import Handler, Mode, make_handler
@@ -43,17 +43,15 @@ class Submitter(Generic[P, R]):
         Raises TypeError for arguments that the function itself would not take.
         """
         [job_id] = await self._send([self._job.binding.write(args, kwargs)])
-        return self._job.handle(job_id)
+        return self._job.handle(str(job_id))
 
-    async def submit_many(self, calls: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> list[JobHandle[R]]:
+    async def submit_many(self, calls: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> JobHandles[R]:
         """Submit a job for each call, all or nothing; a call is a dict of its keyword arguments or a tuple of its
         positional ones."""
         if self.draft.idempotency_key is not None and len(calls) > 1:
             raise ValueError("an idempotency key names one job; submit jobs with keys one by one")
-        if not calls:
-            return []
-        handle = self._job.handle
-        return [handle(job_id) for job_id in await self._send(list(self._job.binding.write_many(calls)))]
+        payloads = list(self._job.binding.write_many(calls))
+        return JobHandles(self._job.handle, await self._send(payloads) if payloads else ())
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """As `submit`, for code that has no event loop; blocks until the job is durable."""
@@ -65,7 +63,7 @@ class Submitter(Generic[P, R]):
             return self._job.handle(job_id)
         return self._job.forge.sync(self.submit(*args, **kwargs))
 
-    async def _send(self, payloads: list[bytes]) -> list[str]:
+    async def _send(self, payloads: list[bytes]) -> Sequence[int] | Sequence[str]:
         forge = self._job.forge
         if self._connection is None:
             client = await forge.client()
@@ -103,7 +101,7 @@ class JobType(Generic[P, C, R]):
         """Submit one job with these arguments; see `Submitter.submit`."""
         return await self._plain.submit(*args, **kwargs)
 
-    async def submit_many(self, calls: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> list[JobHandle[R]]:
+    async def submit_many(self, calls: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> JobHandles[R]:
         """Submit a job for each call, all or nothing; see `Submitter.submit_many`."""
         return await self._plain.submit_many(calls)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -49,7 +49,7 @@ class _Hands:
     async def submit_extents(self, count: int) -> None:
         """As lone submits leave them: every job an extent of its own."""
         lane = Lane(DEFAULT_TENANT, self._queue_ids[0], 5, False)
-        part = [(JobDraft(self._queue, "noop", b""), [_PAYLOAD])]
+        part: list[tuple[JobDraft, Sequence[bytes]]] = [(JobDraft(self._queue, "noop", b""), [_PAYLOAD])]
         ids = JobIds(self._core.database)
         for _ in range(count // _BATCH):
             runs = [Run(lane, job_id, part, 1) for block in await ids.take(_BATCH) for job_id in block]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import cast
 
 from msgspec import Struct
@@ -88,9 +89,12 @@ async def load(port: int, request: bytes, *, requests: int, connections: int) ->
     ended = [loop.create_future() for _ in range(connections)]
     started = time.perf_counter()
     for future in ended:
-        await loop.create_connection(
-            lambda future=future: _Connection(request, budget, latencies, future), "127.0.0.1", port
-        )
+        connection = _Connection(request, budget, latencies, future)
+        await loop.create_connection(partial(_itself, connection), "127.0.0.1", port)
     async with asyncio.timeout(_LONGEST_SECONDS):
         await asyncio.gather(*ended)
     return Load(len(latencies), time.perf_counter() - started, latencies)
+
+
+def _itself(connection: _Connection) -> _Connection:
+    return connection

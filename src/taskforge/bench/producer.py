@@ -1,4 +1,4 @@
-"""Child: submits N jobs in batches of 1,000 through the SDK, two batches under way, each time the parent says so."""
+"""Child: submits N jobs in batches of 1,000 through the SDK, four batches under way, when the parent says so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from taskforge.bench.jobs import CALL, forge, noop
 from taskforge.bench.processes import go
 
 BATCH = 1_000
-_UNDER_WAY = 2
+_UNDER_WAY = 4
 
 
 async def submit(count: int) -> None:

@@ -56,9 +56,14 @@ class Binding:
 
     def write_many(self, calls: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> Iterator[bytes]:
         """One payload for each call, given as its keyword arguments or as a tuple of positional ones."""
-        write = self.write
+        write, names, by_name = self.write, self._names, self._by_name
         for call in calls:
-            yield write(call, {}) if isinstance(call, tuple) else write((), call)
+            if isinstance(call, tuple):
+                yield write(call, {})
+            elif by_name and call.keys() == names:
+                yield _encode(call)
+            else:
+                yield write((), call)
 
     def _is_exact(self, kwargs: Mapping[str, Any]) -> bool:
         names = kwargs.keys()
