@@ -44,7 +44,9 @@ class Ended:
 class Running:
     """A process in a session of its own, with its output in files."""
 
-    def __init__(self, arguments: tuple[str, ...], *, env: Mapping[str, str], folder: Path, cwd: Path) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], *, env: Mapping[str, str], folder: Path, cwd: Path
+    ) -> None:
         self._out = Path(tempfile.mkstemp(dir=folder, suffix=".out")[1])
         self._err = Path(tempfile.mkstemp(dir=folder, suffix=".err")[1])
         with self._out.open("wb") as out, self._err.open("wb") as err:

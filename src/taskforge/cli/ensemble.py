@@ -21,7 +21,7 @@ from taskforge.cli.output import emit, say
 from taskforge.cli.process import installed_version
 from taskforge.domain.tenants import DEFAULT_TENANT
 from taskforge.errors import ConfigurationError
-from taskforge.rest.server import bind
+from taskforge.rest.server import BACKLOG, bind
 from taskforge.secrets_store import with_jwt_secret
 from taskforge.settings import Settings
 from taskforge.tokens import Tokens
@@ -69,7 +69,7 @@ class Ensemble:
         say(
             f"TaskForge {installed_version()} is starting; its data are kept in {settings.data_dir.absolute()}"
         )
-        with bind(settings.host, settings.port) as sock:
+        with _listen(settings.host, settings.port) as sock:
             async with open_place(settings, waits=True, on_progress=say) as place:
                 if not place.is_embedded:
                     await _bring_up_to_date(place)
@@ -182,6 +182,17 @@ class Ensemble:
             lines += ["", f"export TOKEN={made}"]
         lines += ["", "Ctrl-C stops everything; the data are kept.", ""]
         print("\n".join(lines), flush=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """From now on connections wait for the server, also while it is started again. Nobody else can take the port."""
+    sock = bind(host, port)
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ConfigurationError("config.port", f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return sock
 
 
 async def _bring_up_to_date(place: Place) -> None:

@@ -12,7 +12,7 @@ import click
 from taskforge.cli import failures
 from taskforge.cli.access import LONGEST_WAIT, Access
 from taskforge.cli.command import ClientGroup, Common, pass_common
-from taskforge.cli.kinds import duration, instant
+from taskforge.cli.kinds import duration, past
 from taskforge.cli.output import details, emit, shown, table
 from taskforge.cli.paging import collect
 from taskforge.cli.queues import ask, tenant_option
@@ -40,8 +40,8 @@ jobs.add_command(submit)
 @_state
 @click.option("--type", "job_type", metavar="TYPE", help="Only of this type.")
 @click.option("--tag", metavar="TAG", help="Only with this tag.")
-@click.option("--since", type=instant, metavar="TIME", help="Submitted after this time, or 15m ago.")
-@click.option("--until", type=instant, metavar="TIME", help="Submitted before this time, or 15m ago.")
+@click.option("--since", type=past, metavar="TIME", help="Submitted after this time, or 15m ago.")
+@click.option("--until", type=past, metavar="TIME", help="Submitted before this time, or 15m ago.")
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="How many at most."
 )

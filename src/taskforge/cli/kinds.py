@@ -31,17 +31,26 @@ def duration(value: str | float) -> float:
     return found
 
 
-def instant(value: str | datetime) -> datetime:
-    """An option's type: a point in time, or how long ago."""
+def moment(value: str | datetime) -> datetime:
+    """An option's type: a point in time; without a zone it is local."""
     if isinstance(value, datetime):
         return value
-    ago = seconds(value)
     try:
-        if ago is not None:
-            return datetime.now(UTC) - timedelta(seconds=ago)
         found = datetime.fromisoformat(value)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{value!r} is no time; write it like 2030-01-31T09:00:00Z, or 15m for that long ago"
-        ) from None
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time; write it like 2030-01-31T09:00:00Z") from None
     return found if found.tzinfo else found.astimezone()
+
+
+def past(value: str | datetime) -> datetime:
+    """An option's type: a point in time, or how long ago."""
+    ago = seconds(value) if isinstance(value, str) else None
+    if ago is None:
+        try:
+            return moment(value)
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{error.message}, or 15m for that long ago") from None
+    try:
+        return datetime.now(UTC) - timedelta(seconds=ago)
+    except OverflowError:
+        raise click.BadParameter(f"{value!r} is longer ago than there are dates; it is no time") from None

@@ -12,8 +12,8 @@ from msgspec import UNSET, Raw, Struct, structs
 from taskforge.domain.jobs import JobDraft, JobFilter, JobView, Verdict
 from taskforge.domain.queues import QueueChange, QueueDraft, QueueHealth
 from taskforge.errors import TaskForgeError
-from taskforge.http_client import HttpClient
-from taskforge.rest.schemas import BatchAnswer, JobPage, Purged, QueuePage, QueueView, Redriven
+from taskforge.http_client import HttpClient, _view
+from taskforge.rest.schemas import BatchAnswer, Purged, QueuePage, QueueView, Redriven
 from taskforge.services.pages import Page
 
 T = TypeVar("T")
@@ -35,6 +35,16 @@ class _Job(Struct, omit_defaults=True):
     tags: tuple[str, ...] = ()
 
 
+class _Views(Struct):
+    """A page of jobs, each to be read by the client that knows how."""
+
+    data: list[Raw]
+    next_cursor: str | None = None
+
+    def read(self) -> Page[JobView]:
+        return Page([_view(bytes(raw)) for raw in self.data], self.next_cursor)
+
+
 class RemoteAccess(HttpClient):
     async def submit_all(self, drafts: Sequence[JobDraft], *, atomic: bool) -> list[Verdict]:
         body = msgspec.json.encode([_as_sent(draft) for draft in drafts])
@@ -49,7 +59,7 @@ class RemoteAccess(HttpClient):
         ]
 
     async def retry(self, job_id: str) -> JobView:
-        return await self._ask("POST", f"/api/v1/jobs/{_safe(job_id)}/retry", JobView)
+        return _view(await self._call("POST", f"/api/v1/jobs/{_safe(job_id)}/retry"))
 
     async def list_jobs(self, wanted: JobFilter, *, limit: int, cursor: str | None) -> Page[JobView]:
         query = {
@@ -57,8 +67,7 @@ class RemoteAccess(HttpClient):
             for name, value in structs.asdict(wanted).items()
             if value is not None
         }
-        page = await self._ask("GET", f"/api/v1/jobs?{_page(limit, cursor, query)}", JobPage)
-        return Page(page.data, page.next_cursor)
+        return (await self._ask("GET", f"/api/v1/jobs?{_page(limit, cursor, query)}", _Views)).read()
 
     async def list_queues(self, *, limit: int, cursor: str | None) -> Page[QueueView]:
         page = await self._ask("GET", f"/api/v1/queues?{_page(limit, cursor, {})}", QueuePage)
@@ -85,8 +94,7 @@ class RemoteAccess(HttpClient):
 
     async def list_dead_letters(self, name: str, *, limit: int, cursor: str | None) -> Page[JobView]:
         path = f"{_queue(name)}/dead-letters?{_page(limit, cursor, {})}"
-        page = await self._ask("GET", path, JobPage)
-        return Page(page.data, page.next_cursor)
+        return (await self._ask("GET", path, _Views)).read()
 
     async def redrive(self, name: str, job_ids: Sequence[str] | None) -> int:
         path = f"{_queue(name)}/dead-letters/redrive"

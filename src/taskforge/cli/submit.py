@@ -15,7 +15,7 @@ import msgspec
 from taskforge.cli.access import Access
 from taskforge.cli.bulk import submit_file
 from taskforge.cli.command import ClientCommand, Common, pass_common
-from taskforge.cli.kinds import duration, instant
+from taskforge.cli.kinds import duration, moment
 from taskforge.cli.output import emit, say
 from taskforge.cli.queues import ask, tenant_option
 from taskforge.domain.jobs import JobDraft
@@ -32,7 +32,7 @@ from taskforge.rest.submission import Reader
 @click.option("--max-attempts", type=int, help="As the queue says if not given.")
 @click.option("--timeout", type=duration, metavar="DURATION", help="How long one attempt may run.")
 @click.option("--delay", type=duration, metavar="DURATION", help="Run this much later.")
-@click.option("--run-at", type=instant, metavar="TIME", help="Run at this time.")
+@click.option("--run-at", type=moment, metavar="TIME", help="Run at this time.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Can be given several times.")
 @click.option("--idempotency-key", metavar="KEY", help="A second submit with this key makes no second job.")
 @click.option("--wait", type=duration, metavar="DURATION", help="Wait for the job's end, this long at most.")
