@@ -1,6 +1,6 @@
 # The one entry. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-unit test-integration test-e2e test-system chaos bench run db migrate ci clean
+.PHONY: help setup lock format check test test-unit test-integration test-e2e test-system chaos bench run db migrate ci clean
 
 BIN := .venv/bin
 STAMP := .venv/.ready
@@ -10,11 +10,15 @@ PARALLEL ?= -n 2
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml uv.lock scripts/bootstrap.sh scripts/bootstrap-requirements.txt
+$(STAMP): pyproject.toml requirements.lock scripts/bootstrap.sh scripts/bootstrap-requirements.txt
 	@sh scripts/bootstrap.sh
 	@touch $@
 
 setup: $(STAMP) ## create .venv with the locked dependencies (only what changed)
+
+lock: $(STAMP) ## pin the newest versions that pyproject.toml allows, by hash
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --all-extras \
+		--group dev --no-header pyproject.toml --output-file requirements.lock
 
 run: $(STAMP) ## API, worker and an embedded PostgreSQL with sample handlers; data stays in ./.taskforge
 	@TASKFORGE_DATA_DIR="$${TASKFORGE_DATA_DIR:-$(CURDIR)/.taskforge}" exec $(BIN)/taskforge dev

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make .venv hold exactly what uv.lock says. Needs Python 3.11 or newer; called by `make setup`.
+# Make .venv hold exactly what requirements.lock says. Needs Python 3.11 or newer; called by `make setup`.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -29,7 +29,7 @@ fi
 PIP_CERT=${PIP_CERT:-${SSL_CERT_FILE:-}}
 [ -n "$PIP_CERT" ] && export PIP_CERT || unset PIP_CERT
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH
-export UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$VENV" PIP_DISABLE_PIP_VERSION_CHECK=1
+export UV_PYTHON_DOWNLOADS=never PIP_DISABLE_PIP_VERSION_CHECK=1
 
 UV=
 if [ -x "$VENV/bin/python" ] && ! recent "$VENV/bin/python"; then
@@ -87,16 +87,11 @@ fi
 say "installing the locked dependencies"
 mirror=${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-${PIP_INDEX_URL:-}}}
 if [ -n "$mirror" ]; then
-    # uv.lock names files of the public index; a mirror has the same files, so the hashes still decide.
-    locked=$VENV/locked.txt
-    "$UV" export --quiet --frozen --all-extras --no-emit-project --output-file "$locked" >/dev/null
     UV_DEFAULT_INDEX=$mirror
     export UV_DEFAULT_INDEX
-    "$UV" pip sync --python "$VENV/bin/python" --require-hashes "$locked" \
-        && "$UV" pip install --quiet --python "$VENV/bin/python" --no-deps --no-build-isolation --editable . \
-        || die "the dependencies could not be installed from the index you chose; see the message above."
-else
-    "$UV" sync --frozen --all-extras || die "the dependencies could not be installed; see the message above.
-    The package index must be reachable: check the network and HTTPS_PROXY, or set UV_DEFAULT_INDEX to a mirror."
 fi
+"$UV" pip sync --python "$VENV/bin/python" --require-hashes requirements.lock \
+    && "$UV" pip install --quiet --python "$VENV/bin/python" --no-deps --no-build-isolation --editable . \
+    || die "the dependencies could not be installed; see the message above.
+    The package index must be reachable: check the network and HTTPS_PROXY, or set UV_DEFAULT_INDEX to a mirror."
 say "ready"
