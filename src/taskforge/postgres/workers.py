@@ -60,3 +60,10 @@ async def bury(database: Database, worker_id: int, running: Sequence[int] | None
     [row] = await database.call(_LEASES["bury"], worker_id, running)
     returned: int = row[0]
     return returned
+
+
+async def disown(database: Database, worker_id: int, *, above: int, known: Sequence[int]) -> int:
+    """Hand back, uncharged, the worker's leases with a fence above `above` that are not among `known`."""
+    [row] = await database.call(_LEASES["disown"], worker_id, above, known)
+    returned: int = row[0]
+    return returned

@@ -54,6 +54,17 @@ async def heartbeat(core: Core, worker_id: int) -> Beat:
     return await workers.heartbeat(core.database, worker_id, ttl=core.worker_ttl)
 
 
+async def disown(core: Core, worker_id: int, *, above: int, known: Sequence[int]) -> int:
+    """After a claim whose answer was lost: give back the leases above fence `above` that are not `known`, uncharged.
+
+    Returns how many jobs came back.
+    """
+    returned = await workers.disown(core.database, worker_id, above=above, known=known)
+    if returned:
+        core.wakeups.everything()
+    return returned
+
+
 async def deregister(core: Core, worker_id: int) -> int:
     """Leave in order; jobs still held are given back uncharged. Returns their number."""
     return await workers.deregister(core.database, worker_id)

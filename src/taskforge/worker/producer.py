@@ -14,6 +14,7 @@ import structlog
 
 from taskforge.errors import Unavailable, WorkerLost
 from taskforge.worker.completer import Completer
+from taskforge.worker.doubts import Doubts
 from taskforge.worker.slots import Slots
 from taskforge.worker.source import Source, Standing
 
@@ -45,6 +46,7 @@ class Producer:
         self._slots = slots
         self._completer = completer
         self._most = most
+        self._doubts = Doubts(source)
         self._rng = rng or Random()
         self._hungry = asyncio.Event()
         self._hint = asyncio.Event()
@@ -100,7 +102,13 @@ class Producer:
     async def run_once(self, want: int) -> int:
         """Claim once, into the stock; how many jobs came."""
         worker_id = self._standing.worker_id
-        leases = await self._source.claim(worker_id, want)
+        await self._doubts.settle(worker_id)
+        try:
+            leases = await self._source.claim(worker_id, want)
+        except (Unavailable, OSError, TimeoutError):
+            self._doubts.arise()
+            raise
+        self._doubts.heard(leases)
         if worker_id != self._standing.worker_id:
             return 0  # they went with the registration they were claimed under
         return self._slots.put(leases)

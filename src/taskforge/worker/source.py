@@ -21,6 +21,9 @@ class Source(Protocol):
     async def claim(self, worker_id: int, want: int) -> list[Lease]:
         """Up to `want` jobs of the registered queues; [] when there are none."""
 
+    async def disown(self, worker_id: int, *, above: int, known: Sequence[int]) -> int:
+        """Give back the leases with a fence above `above` that are not `known`; how many jobs that were."""
+
     async def fetch_payloads(self, worker_id: int, lease: Lease, ids: Sequence[int]) -> dict[int, bytes]:
         """The payloads that were too large to travel with the claim."""
 
@@ -54,6 +57,9 @@ class DirectSource:
 
     async def claim(self, worker_id: int, want: int) -> list[Lease]:
         return await leases.claim(self._core, worker_id, self.queue_ids, want=want)
+
+    async def disown(self, worker_id: int, *, above: int, known: Sequence[int]) -> int:
+        return await leases.disown(self._core, worker_id, above=above, known=known)
 
     async def fetch_payloads(self, worker_id: int, lease: Lease, ids: Sequence[int]) -> dict[int, bytes]:
         return await leases.fetch_payloads(self._core, worker_id, lease.fence, ids)

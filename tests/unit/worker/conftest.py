@@ -77,6 +77,9 @@ class MemorySource:
         self._note()
         return self.ready.pop(0) if self.ready else []
 
+    async def disown(self, worker_id: int, *, above: int, known: Sequence[int]) -> int:
+        return 0
+
     async def fetch_payloads(self, worker_id: int, lease: Lease, ids: Sequence[int]) -> dict[int, bytes]:
         return {job_id: self.large[job_id] for job_id in ids if job_id in self.large}
 

@@ -64,10 +64,14 @@ as $$
   select taskforge.bury(p_worker, '{}');
 $$;
 
--- Take back every lease of a worker that is gone. A job that ran has spent its attempt: it comes back for the next one,
+drop function if exists taskforge.take_back(bigint, bigint[]);
+
+-- Take back every lease of a worker that is gone, or those it does not know of. A job that ran has spent its attempt: it comes back for the next one,
 -- or is a dead letter after the last. One that was asked to be cancelled ends cancelled.
 -- Each leaves a row in attempts, so that a second start is always explained.
-create or replace function taskforge.take_back(p_worker bigint, p_running bigint[]) returns integer
+create or replace function taskforge.take_back(
+  p_worker bigint, p_running bigint[], p_above bigint default 0, p_known bigint[] default '{}'
+) returns integer
 language plpgsql security invoker
 as $$
 declare
@@ -81,7 +85,8 @@ declare
 begin
   perform pg_current_xact_id();
   for v_lease in
-    select * from leases where worker_id = p_worker order by fence for update
+    select * from leases where worker_id = p_worker and fence > p_above and fence <> all (p_known)
+    order by fence for update
   loop
     delete from leases where fence = v_lease.fence;
     with held as materialized (
@@ -123,6 +128,17 @@ begin
   end loop;
   return v_returned;
 end
+$$;
+
+-- Give back, uncharged, what a living worker holds without knowing: the answer to a claim of its was lost. Its claims go
+-- one by one, so such leases have fences above that of the last lease it had heard of before, and are none of those since.
+create or replace function taskforge.disown(p_worker bigint, p_above bigint, p_known bigint[]) returns integer
+language sql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+  select taskforge.take_back(p_worker, '{}', p_above, p_known);
 $$;
 
 -- Bury the workers whose time has run out, a few at a time. A restart of the database counts as a heartbeat of everyone:

@@ -38,3 +38,6 @@ select taskforge.deregister($1);
 
 -- name: bury
 select taskforge.bury($1, $2);
+
+-- name: disown
+select taskforge.disown($1, $2, $3);
