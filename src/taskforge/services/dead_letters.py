@@ -27,6 +27,7 @@ async def list_dead_letters(
 async def redrive(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[int] | None = None) -> int:
     """Give these dead letters, or all, new attempts; returns their number. Each comes back once, however many ask."""
     queue = await queue_service.get(core, ctx, queue_name)
+    job_ids = _possible(job_ids)
     total = 0
     while True:
         async with core.database.tenant(ctx.tenant_id) as connection:
@@ -43,6 +44,7 @@ async def redrive(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[i
 async def purge(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[int] | None = None) -> int:
     """Delete these dead letters, or all, for good; returns their number."""
     queue = await queue_service.get(core, ctx, queue_name)
+    job_ids = _possible(job_ids)
     total = 0
     while True:
         async with core.database.tenant(ctx.tenant_id) as connection:
@@ -52,3 +54,8 @@ async def purge(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[int
         total += count
         if count < _PER_TRANSACTION:
             return total
+
+
+def _possible(job_ids: Sequence[int] | None) -> Sequence[int] | None:
+    """Without the numbers that no job can have."""
+    return None if job_ids is None else [job_id for job_id in job_ids if 0 < job_id <= job_service.MAX_ID]

@@ -132,7 +132,7 @@ async def cancel(core: Core, ctx: Context, job_id: int) -> JobView:
     async with core.database.tenant(ctx.tenant_id) as connection:
         answer = (
             await jobs.cancel(connection, ctx.tenant_id, job_id, ctx.actor)
-            if job_id <= MAX_ID
+            if 0 < job_id <= MAX_ID
             else "not_found"
         )
     match answer:
@@ -155,7 +155,7 @@ async def retry(core: Core, ctx: Context, job_id: int) -> JobView:
     async with core.database.tenant(ctx.tenant_id) as connection:
         answer = (
             await jobs.retry(connection, ctx.tenant_id, job_id, ctx.actor)
-            if job_id <= MAX_ID
+            if 0 < job_id <= MAX_ID
             else "not_found"
         )
     match answer:
@@ -244,6 +244,6 @@ async def _queue_id(core: Core, ctx: Context, name: str | None) -> int | None:
 def _below(cursor: str | None) -> int:
     if cursor is None:
         return MAX_ID
-    if not cursor.isascii() or not cursor.isdigit() or int(cursor) > MAX_ID:
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 19 or int(cursor) > MAX_ID:
         raise Invalid("cursor.invalid", "the cursor is not one of ours; start again without it")
     return int(cursor)
