@@ -101,7 +101,7 @@ class Maintenance:
         if survey.next_id != self._partitions_for and self._is_due("partitions", _PARTITION_SECONDS):
             await maintenance.ensure_partitions(database, ahead=_PARTITIONS_AHEAD)
             self._partitions_for = survey.next_id
-        if survey.next_enqueue // 1_000 != self._blocks_for:
+        if survey.next_enqueue and survey.next_enqueue // 1_000 != self._blocks_for:
             await maintenance.stock_blocks(database, ahead=_BLOCKS_AHEAD)
             self._blocks_for = survey.next_enqueue // 1_000
         if self._is_due("sweep", _SWEEP_SECONDS):

@@ -37,7 +37,8 @@ begin
 end
 $$;
 
--- What there is to do, in one round trip. next_ready and next_flow are the sequence values to be given out next.
+-- What there is to do, in one round trip. next_ready and next_flow are the sequence values to be given out next;
+-- next_enqueue likewise, 0 while taskforge.enqueue() has never been called.
 create or replace function taskforge.survey()
 returns table (
   next_due_in double precision, next_ready bigint, next_flow bigint, next_id bigint, next_enqueue bigint, expired integer,
@@ -54,7 +55,7 @@ as $$
     (select last_value + is_called::int from ready_seq),
     (select last_value + is_called::int from flow_seq),
     (select last_value from job_ids),
-    (select last_value from enqueue_ids),
+    (select case when is_called then last_value + 1 else 0 end from enqueue_ids),
     (select count(*)::int from workers where state <> 3 and expires_at < now()),
     (select floor from floors where name = 'flow');
 $$;
