@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import uvloop
 
+from taskforge import memory
 from taskforge.app import open_core
 from taskforge.bench.processes import quiet
 from taskforge.rest.app import create_app
@@ -31,6 +32,7 @@ async def main() -> None:
         presence.start()
         server = HttpServer(create_app(core, settings), settings)
         await server.start()
+        memory.settle()
         sys.stdout.write(f"ready\n{server.port}\n")
         sys.stdout.flush()
         await stop.wait()

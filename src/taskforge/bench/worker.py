@@ -7,6 +7,7 @@ import sys
 
 import uvloop
 
+from taskforge import memory
 from taskforge.app import open_core
 from taskforge.bench.jobs import QUEUE, forge
 from taskforge.bench.processes import quiet
@@ -22,6 +23,7 @@ async def main() -> None:
         worker = Worker(core, forge.handlers(), queues=[QUEUE], on_maintain=maintenance.set_active)
         await worker.start()
         worker.shutdown.install()
+        memory.settle()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await worker.shutdown.requested.wait()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import structlog
 
+from taskforge import memory
 from taskforge.cli.command import Command, Common, pass_common
 from taskforge.cli.process import end_with_stdin, installed_version, run, until_eof
 from taskforge.settings import Settings
@@ -90,6 +91,7 @@ async def _serve(settings: Settings, *, socket_fd: int | None, until_eof: bool) 
             shutdown.install()
             await http.start()
             presence.start()
+            memory.settle()
             log.info("server.started", host=settings.host, port=http.port, env=settings.env)
             try:
                 await _until_stopped(http.wait(), shutdown.requested)

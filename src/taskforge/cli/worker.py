@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
+from taskforge import memory
 from taskforge.cli.command import Command, Common, pass_common
 from taskforge.cli.process import end_with_stdin, installed_version, run, until_eof
 from taskforge.errors import ConfigurationError, TaskForgeError
@@ -193,6 +194,7 @@ async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
                 if options.drain
                 else []
             )
+            memory.settle()
             try:
                 return await process.run()
             finally:
