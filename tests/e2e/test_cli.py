@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.request import urlopen
 from uuid import uuid4
 
 import asyncpg
@@ -192,9 +193,11 @@ def stop(running: Running) -> int:
 
 def test_server_and_worker_end_with_0_after_a_drain(tool: Cli) -> None:
     way = serve(tool)
+    with urlopen(f"{way['TASKFORGE_URL']}/metrics", timeout=10) as metrics:
+        assert b'taskforge_queue_jobs{queue="default",state="pending"} 0.0' in metrics.read()
     worker = tool.start("worker", "taskforge.samples:forge", "--name", "anna", TASKFORGE_LOG_FORMAT="json")
     worker.said("worker.started")
-    [job] = tool.data("jobs", "submit", "sleep", '{"seconds": 1}', **way)
+    [job] = tool.data("jobs", "submit", "sleep", '{"seconds": 6}', **way)
     wait_for(lambda: tool.data("jobs", "show", job["id"], **way)[0]["state"] == "processing")
     assert stop(worker) == 0
     assert tool.data("jobs", "show", job["id"], **way)[0]["state"] == "succeeded"

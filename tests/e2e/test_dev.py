@@ -114,6 +114,19 @@ def test_after_kill_9_of_any_other_process_work_goes_on_and_ctrl_c_still_ends_al
     wait_for(lambda: not tool.alive(), told=lambda: str(tool.alive()))
 
 
+async def test_a_database_of_ones_own_is_migrated_and_used_in_place_of_the_embedded_one(
+    empty_database_url: str,
+) -> None:
+    with cli(DATABASE_URL=empty_database_url) as tool:
+        running, ready = start(tool)
+        assert ready["database"] == "external"
+        assert works(tool, ready)
+        running.interrupt()
+        assert running.ended() == 0
+        assert [job["state"] for job in tool.data("jobs", "list")] == ["succeeded"]
+        assert not (tool.data_dir / "postgres").exists()
+
+
 def test_a_taken_port_is_named_together_with_the_way_out(tool: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -12,11 +12,9 @@ import asyncpg
 from msgspec import Struct
 
 from taskforge.cli.config import warnings
-from taskforge.cli.database import Place, check_schema, open_place
+from taskforge.cli.database import Place, check_schema, connect, open_place
 from taskforge.cli.failures import next_step
 from taskforge.errors import ConfigurationError, TaskForgeError
-from taskforge.postgres.dsn import connect_arguments
-from taskforge.postgres.faults import translated
 from taskforge.rest.server import bind
 from taskforge.secrets_store import with_jwt_secret
 from taskforge.settings import Settings
@@ -58,13 +56,8 @@ async def examine(settings: Settings) -> list[Finding]:
     ]
     findings += [_secret(settings), _port(settings), _disk(settings)]
     try:
-        async with open_place(settings, migrates=False) as place:
-            with translated():
-                connection = await asyncpg.connect(**connect_arguments(place.admin_dsn))
-            try:
-                findings += await _database(connection, place, settings)
-            finally:
-                await connection.close()
+        async with open_place(settings, migrates=False) as place, connect(place.admin_dsn) as connection:
+            findings += await _database(connection, place, settings)
     except TaskForgeError as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         findings.append(_fail("database", f"{error.detail}{cause}", next_step(error) or "see the message"))

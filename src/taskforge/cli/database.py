@@ -76,17 +76,30 @@ async def apply(dsn: str, *, login: str | None = None) -> list[str]:
         return await migrate(dsn, login=login)
 
 
-async def check_ready(dsn: str, *, is_development: bool) -> None:
-    """Raises ConfigurationError when the schema is not of this version, or the login is mightier than it must be."""
+@asynccontextmanager
+async def connect(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """One connection outside any pool, with the driver's errors translated."""
     with translated():
         connection = await asyncpg.connect(**connect_arguments(dsn))
         try:
-            await check_schema(connection)
-            role = await connection.fetchrow(
-                "select rolname, rolsuper, rolbypassrls from pg_roles where rolname = session_user"
-            )
+            yield connection
         finally:
             await connection.close()
+
+
+async def missing_steps(dsn: str) -> list[str]:
+    """Migrations and functions that the database lacks."""
+    async with connect(dsn) as connection:
+        return await pending(connection)
+
+
+async def check_ready(dsn: str, *, is_development: bool) -> None:
+    """Raises ConfigurationError when the schema is not of this version, or the login is mightier than it must be."""
+    async with connect(dsn) as connection:
+        await check_schema(connection)
+        role = await connection.fetchrow(
+            "select rolname, rolsuper, rolbypassrls from pg_roles where rolname = session_user"
+        )
     if not is_development and role is not None and (role["rolsuper"] or role["rolbypassrls"]):
         right = "a superuser" if role["rolsuper"] else "exempt from row-level security"
         raise ConfigurationError(

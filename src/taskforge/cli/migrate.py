@@ -65,29 +65,14 @@ def migrate(common: Common, status: bool, login: str | None, sql: bool) -> int:
 
 
 async def _run(settings: Settings, *, status: bool, login: str | None) -> Report:
-    from taskforge.cli.database import LOGIN, apply, open_place
+    from taskforge.cli.database import LOGIN, apply, missing_steps, open_place
     from taskforge.cli.output import say
 
     async with open_place(settings, migrates=False, on_progress=say) as place:
         if status:
-            return Report([], await _missing(place.admin_dsn))
+            return Report([], await missing_steps(place.admin_dsn))
         chosen = login or (LOGIN if place.is_embedded else None)
         return Report(await _with_spinner(lambda: apply(place.admin_dsn, login=chosen)), [])
-
-
-async def _missing(dsn: str) -> list[str]:
-    import asyncpg
-
-    from taskforge.postgres.dsn import connect_arguments
-    from taskforge.postgres.faults import translated
-    from taskforge.postgres.migrate import pending
-
-    with translated():
-        connection = await asyncpg.connect(**connect_arguments(dsn))
-        try:
-            return await pending(connection)
-        finally:
-            await connection.close()
 
 
 async def _with_spinner(work: Callable[[], Awaitable[T]]) -> T:

@@ -18,9 +18,11 @@ from taskforge.cli.process import end_with_stdin, installed_version, run, until_
 from taskforge.settings import Settings
 
 if TYPE_CHECKING:
+    from taskforge.domain.queues import QueueHealth
     from taskforge.services.core import Core
 
 _LAST_SECONDS = 5.0
+_MOST_QUEUES_SHOWN = 100
 
 log = structlog.get_logger("taskforge.server")
 
@@ -84,7 +86,10 @@ async def _serve(settings: Settings, *, socket_fd: int | None, until_eof: bool) 
             max_payload_bytes=settings.max_payload_bytes,
             listens=True,
         ) as core:
-            http = HttpServer(create_app(core, settings, check_ready=_readiness(core)), settings, sock=sock)
+            app = create_app(
+                core, settings, check_ready=_readiness(core), queue_stats=lambda: _queue_stats(core)
+            )
+            http = HttpServer(app, settings, sock=sock)
             maintenance = Maintenance(core, retention=timedelta(days=settings.retention_days))
             name = f"{socket.gethostname()}:{http.port}"
             presence = Presence(core, maintenance, name=name, version=installed_version())
@@ -146,3 +151,18 @@ def _readiness(core: Core) -> Callable[[], Awaitable[None]]:
             raise Unavailable(error.code, error.detail, retry_after=5) from error
 
     return check
+
+
+async def _queue_stats(core: Core) -> list[QueueHealth]:
+    """For /metrics: the default tenant's queues. Nothing while the database is away, so that the other figures stay."""
+    from taskforge.domain.tenants import Context
+    from taskforge.errors import TaskForgeError
+    from taskforge.services import queues
+
+    ctx = Context()
+    try:
+        page = await queues.list_queues(core, ctx, limit=_MOST_QUEUES_SHOWN)
+        return [await queues.health(core, ctx, queue.name) for queue in page.data]
+    except TaskForgeError as error:
+        log.warning("server.queues_unknown", error=error.code, detail=error.detail)
+        return []
