@@ -203,10 +203,11 @@ class TaskForge:
 
 
 async def _start_embedded(settings: Settings, resources: AsyncExitStack) -> str:
+    from taskforge.postgres.dsn import LOGIN, with_login
     from taskforge.postgres.embedded import EmbeddedPostgres
     from taskforge.postgres.migrate import migrate
 
     server = await resources.enter_async_context(EmbeddedPostgres(settings.data_dir, pg_bin=settings.pg_bin))
     dsn = await server.start()
-    await migrate(dsn)
-    return dsn
+    await migrate(dsn, login=LOGIN)
+    return with_login(dsn, LOGIN)

@@ -12,16 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx2
 
-from taskforge.cli.database import with_login
 from taskforge.domain.tenants import DEFAULT_TENANT
+from taskforge.postgres.dsn import with_login
 from taskforge.postgres.embedded import EmbeddedPostgres
 from taskforge.postgres.migrate import migrate
 from taskforge.tokens import Tokens
@@ -186,6 +186,24 @@ class Rig:
         send_to_all([before, *(self.backends() if with_backends else [])], signal.SIGKILL)
         await until(lambda: not is_alive(before))
 
+    async def stop_database(self, number: signal.Signals) -> None:
+        """SIGINT is a fast stop, SIGQUIT an immediate one; it stays down."""
+        before = self.postmaster
+        os.kill(before, number)
+        await until(lambda: not is_alive(before))
+        await self.server.stop(wait=True)
+
+    async def start_database(self) -> None:
+        """After `stop_database`, or when the supervisor has given up."""
+        await self.server.stop()
+        await self.server.start()
+
+    def halt_database(self) -> list[int]:
+        """SIGSTOP every process of it; whom to send SIGCONT to."""
+        pids = [self.postmaster, *self.backends()]
+        send_to_all(pids, signal.SIGSTOP)
+        return pids
+
     async def create_queues(self) -> None:
         policy = {"kind": "fixed", "base_seconds": 0.2, "jitter": 0.0}
         async with self.http() as http:
@@ -229,9 +247,13 @@ class Rig:
 
 @asynccontextmanager
 async def open_rig(
-    *, ttl: float = 10.0, is_durable: bool = True, options: dict[str, str] | None = None
+    *,
+    ttl: float = 10.0,
+    is_durable: bool = True,
+    options: dict[str, str] | None = None,
+    prepare: Callable[[Path], AbstractContextManager[None]] = nullcontext,
 ) -> AsyncIterator[Rig]:
-    """A rig on a fresh, migrated cluster that nobody else uses."""
+    """A rig on a fresh, migrated cluster that nobody else uses. `prepare` is entered with the cluster's folder."""
     folder = Path(tempfile.mkdtemp(prefix="taskforge-chaos-", dir="/tmp"))
     folder.chmod(0o711)  # as root, the account that runs the server must be able to pass
     chosen = os.environ.get("TASKFORGE_PG_BIN")
@@ -240,15 +262,18 @@ async def open_rig(
         folder / "db", pg_bin=Path(chosen) if chosen else None, options=settings | (options or {})
     )
     try:
-        admin_dsn = await server.start()
-        await migrate(admin_dsn, login=LOGIN)
-        rig = Rig(folder, server, admin_dsn, ttl)
-        try:
-            yield rig
-        finally:
-            await rig.close()
+        with prepare(folder / "db"):
+            try:
+                admin_dsn = await server.start()
+                await migrate(admin_dsn, login=LOGIN)
+                rig = Rig(folder, server, admin_dsn, ttl)
+                try:
+                    yield rig
+                finally:
+                    await rig.close()
+            finally:
+                await server.stop(wait=True)
     finally:
-        await server.stop(wait=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

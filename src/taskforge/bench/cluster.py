@@ -12,10 +12,9 @@ from pathlib import Path
 import asyncpg
 
 from taskforge.bench.processes import cpu_seconds, family
+from taskforge.postgres.dsn import LOGIN, with_login
 from taskforge.postgres.embedded import EmbeddedPostgres
 from taskforge.postgres.migrate import migrate
-
-LOGIN = "taskforge"
 
 
 class Meter:
@@ -80,8 +79,9 @@ async def _open(admin_dsn: str) -> AsyncIterator[Cluster]:
         if durable != "onon":
             raise RuntimeError("the server does not commit durably; a measurement would be worth nothing")
         version = await connection.fetchval("select split_part(version(), ' ', 2)")
-        dsn = admin_dsn.replace("postgres@", f"{LOGIN}@", 1)
-        yield Cluster(admin_dsn, dsn, Meter(connection, await _postmaster(connection)), version)
+        yield Cluster(
+            admin_dsn, with_login(admin_dsn, LOGIN), Meter(connection, await _postmaster(connection)), version
+        )
     finally:
         await connection.close()
 

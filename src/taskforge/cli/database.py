@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
 import structlog
 from msgspec import Struct
 
 from taskforge.errors import ConfigurationError, TaskForgeError
-from taskforge.postgres.dsn import connect_arguments
+from taskforge.postgres.dsn import LOGIN, connect_arguments, with_login
 from taskforge.postgres.embedded import EmbeddedPostgres
 from taskforge.postgres.faults import translated
 from taskforge.postgres.migrate import migrate, pending
 from taskforge.settings import Settings
-
-LOGIN = "taskforge"
-"""The unprivileged login that everything uses on the embedded server."""
 
 _RETRY_SECONDS = 1.0
 
@@ -124,13 +120,6 @@ async def check_schema(connection: asyncpg.Connection[asyncpg.Record]) -> None:
             f"the database is not at the schema of this version ({len(missing)} steps missing); "
             "run `taskforge migrate`",
         )
-
-
-def with_login(dsn: str, login: str) -> str:
-    """The same address for another user, who has no password: the embedded server asks for none."""
-    parts = urlsplit(dsn)
-    _, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{quote(login, safe='')}@{host}"))
 
 
 def _server(settings: Settings, on_progress: Callable[[str], None]) -> EmbeddedPostgres:

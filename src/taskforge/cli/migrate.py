@@ -65,8 +65,9 @@ def migrate(common: Common, status: bool, login: str | None, sql: bool) -> int:
 
 
 async def _run(settings: Settings, *, status: bool, login: str | None) -> Report:
-    from taskforge.cli.database import LOGIN, apply, missing_steps, open_place
+    from taskforge.cli.database import apply, missing_steps, open_place
     from taskforge.cli.output import say
+    from taskforge.postgres.dsn import LOGIN
 
     async with open_place(settings, migrates=False, on_progress=say) as place:
         if status:

@@ -7,9 +7,9 @@ import pytest
 from msgspec import structs
 
 from taskforge.cli.config import warnings
-from taskforge.cli.database import with_login
 from taskforge.cli.output import plain, shown, table
 from taskforge.cli.watch import snapshot
+from taskforge.postgres.dsn import with_login
 from taskforge.settings import load
 
 
