@@ -1,4 +1,4 @@
-"""A proxy before PostgreSQL's socket that can cut connections at a chosen message or hold everything back."""
+"""A proxy before PostgreSQL's socket that can cut connections at a chosen message or hold back what is said."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Proxy:
         self.dsn = dsn
         self.cut_answer: Callable[[bytes], int | None] = lambda piece: None
         self.cuts = 0
-        self.flowing = asyncio.Event()
-        self.flowing.set()
+        self.held = asyncio.Event()
+        self._holding: bytes | None = None
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -37,6 +37,10 @@ class Proxy:
             return None
 
         self.cut_answer = cut
+
+    def hold_answer(self, holding: bytes) -> None:
+        """Answers that hold these bytes are kept back; `held` is set when there is one."""
+        self._holding = holding
 
     def cut_after(self, pieces: int) -> None:
         """The connection that hears piece number `pieces` from now on is cut right after it."""
@@ -73,14 +77,16 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while piece := await reader.read(1 << 16):
-                await self.flowing.wait()
                 writer.write(piece)
                 await writer.drain()
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(1 << 16):
-            await self.flowing.wait()
+            if self._holding is not None and self._holding in piece:
+                self._holding = None
+                self.held.set()
+                await asyncio.Event().wait()
             upto = self.cut_answer(piece)
             writer.write(piece if upto is None else piece[:upto])
             if upto is not None:
