@@ -51,8 +51,10 @@ begin
       end if;
     end loop;
 
+    -- The bounds keep PostgreSQL before 17, without statistics, from walking the whole lane for this array.
     delete from ready
-    where queue_id = p_queue and priority = p_priority and stream = p_stream and seq = any (v_whole);
+    where queue_id = p_queue and priority = p_priority and stream = p_stream and seq = any (v_whole)
+      and seq >= v_seqs[1] and seq <= v_seqs[cardinality(v_seqs)];
     get diagnostics v_rows = row_count;
     if v_rows <> cardinality(v_whole) then
       raise exception 'claim deleted % extents of % it had locked', v_rows, cardinality(v_whole);
