@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -465,6 +466,7 @@ _PLACE = {
 }
 
 
+@pytest.mark.timeout(300)
 def test_the_queue_agrees_with_its_model_and_every_transition_is_reached(database_url: str) -> None:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -474,7 +476,7 @@ def test_the_queue_agrees_with_its_model_and_every_transition_is_reached(databas
             run_state_machine_as_test(  # type: ignore[no-untyped-call]
                 QueueMachine,
                 settings=settings(
-                    max_examples=120,
+                    max_examples=90,
                     stateful_step_count=50,
                     derandomize=True,
                     phases=PHASES,
