@@ -46,7 +46,7 @@ class _Options(Struct, frozen=True):
     help="A queue to serve; can be given several times.",
 )
 @click.option("-c", "--concurrency", type=int, help="Jobs at the same time; 50 if not given.")
-@click.option("--prefetch", type=int, help="Jobs to hold beyond the free slots; 2000 if not given.")
+@click.option("--prefetch", type=int, help="Jobs to hold beyond the free slots; 5000 if not given.")
 @click.option(
     "--shutdown-timeout",
     type=float,

@@ -114,7 +114,7 @@ class Producer:
         return self._slots.put(leases)
 
     def want(self) -> int:
-        """How many jobs to claim now; 0 while the stock is more than half full."""
+        """How many jobs to claim now; 0 while the stock is three quarters full."""
         self._measure()
         stock, idle = len(self._slots.stock), len(self._slots.idle)
         if stock >= self._slots.low and (stock or not idle):
@@ -138,7 +138,7 @@ class Producer:
 
     def _set_prefetch(self, prefetch: int) -> None:
         self._prefetch = prefetch
-        self._slots.low = (prefetch + 1) // 2
+        self._slots.low = (prefetch * 3 + 3) // 4
 
     async def _rest(self, seconds: float) -> bool:
         """Wait about so long; True when a hint came earlier."""

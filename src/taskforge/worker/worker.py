@@ -47,7 +47,7 @@ class Worker:
         queues: Sequence[str],
         ctx: Context | None = None,
         concurrency: int = 50,
-        prefetch: int = 2000,
+        prefetch: int = 5000,
         shutdown_timeout: float = 30.0,
         grace: float = GRACE,
         name: str = "",
