@@ -125,6 +125,17 @@ class Rig:
         environment = {} if dsn is None else {"DATABASE_URL": dsn}
         return self.start("worker", "worker", "tests.chaos.app:forge", *options, **environment)
 
+    async def registered(self, worker: Process) -> None:
+        """Returns when the worker is known to the database."""
+        connection = await self.connect()
+        try:
+            await until(
+                lambda: connection.fetchval("select count(*) from workers where pid = $1", worker.pid),
+                timeout=20.0,
+            )
+        finally:
+            await connection.close()
+
     async def start_server(self, *, dsn: str | None = None) -> Process:
         """Listens at `url`, also after it was killed and started again."""
         if self._socket is None:

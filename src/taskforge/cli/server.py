@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskforge.services.core import Core
 
 _LAST_SECONDS = 5.0
+_READY_SECONDS = 5.0
 _MOST_QUEUES_SHOWN = 100
 
 log = structlog.get_logger("taskforge.server")
@@ -145,8 +146,12 @@ def _readiness(core: Core) -> Callable[[], Awaitable[None]]:
 
     async def check() -> None:
         try:
-            async with core.database.dispatch() as connection:
+            async with asyncio.timeout(_READY_SECONDS), core.database.dispatch() as connection:
                 await check_schema(connection)
+        except TimeoutError as error:
+            raise Unavailable(
+                "database.unavailable", "the database does not answer in time", retry_after=5
+            ) from error
         except ConfigurationError as error:
             raise Unavailable(error.code, error.detail, retry_after=5) from error
 

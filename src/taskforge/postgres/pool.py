@@ -26,7 +26,9 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 _DOORS = queries("doors")
 _ACQUIRE_SECONDS = 5.0
+# Above the server's own limits (queries/doors.sql), for a server that is silent.
 _COMMAND_SECONDS = 35.0
+_TENANT_COMMAND_SECONDS = 7.0
 
 
 class Database:
@@ -39,7 +41,7 @@ class Database:
         self.dsn = dsn
         self._ingest = _Door(dsn, _DOORS["ingest"], ingest)
         self._dispatch = _Door(dsn, _DOORS["dispatch"], dispatch)
-        self._app = _Door(dsn, _DOORS["app"], app)
+        self._app = _Door(dsn, _DOORS["app"], app, command_seconds=_TENANT_COMMAND_SECONDS)
 
     def ingest(self) -> _Transaction:
         """A transaction that may append jobs; it holds an xid already."""
@@ -73,10 +75,13 @@ class Database:
 
 
 class _Door:
-    def __init__(self, dsn: str, preamble: str, size: int) -> None:
+    def __init__(
+        self, dsn: str, preamble: str, size: int, *, command_seconds: float = _COMMAND_SECONDS
+    ) -> None:
         self.preamble = preamble
         self._dsn = dsn
         self._size = size
+        self._command_seconds = command_seconds
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
 
@@ -89,7 +94,7 @@ class _Door:
                         min_size=0,
                         max_size=self._size,
                         max_inactive_connection_lifetime=300.0,
-                        command_timeout=_COMMAND_SECONDS,
+                        command_timeout=self._command_seconds,
                         reset=_keep,
                     )
         return self._pool

@@ -23,6 +23,8 @@ _FLUSHES_AT_ONCE = 2
 _JOBS_PER_FLUSH = 10_000
 _JOBS_WAITING = 100_000
 _KEEP_KEYS = timedelta(hours=24)
+_PATIENCE_SECONDS = 10.0
+_SLOWEST_JOBS_PER_SECOND = 10_000
 
 
 class Submission(Struct, eq=False):
@@ -63,8 +65,8 @@ class Submitter:
     ) -> list[GroupAnswer]:
         """Returns when the jobs are durable, one answer per group.
 
-        Raises Unavailable when the database is away or too much is waiting, Conflict when an all-or-nothing batch
-        uses a key that stands for another job.
+        Raises Unavailable when the database is away or silent or too much is waiting, Conflict when an
+        all-or-nothing batch uses a key that stands for another job.
         """
         size = sum(len(group.payloads) for group in groups)
         if self._jobs_waiting and self._jobs_waiting + size > _JOBS_WAITING:
@@ -79,13 +81,31 @@ class Submitter:
         self._waiting.append(submission)
         self._jobs_waiting += size
         self._start()
-        # A caller that goes away must not take its neighbours' flush along.
-        return await asyncio.shield(future)
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS + size / _SLOWEST_JOBS_PER_SECOND):
+                # A caller that goes away must not take its neighbours' flush along.
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise self._given_up(submission) from None
 
     async def close(self) -> None:
         """Returns when everything accepted so far has been answered."""
         while self._flushes:
             await asyncio.wait(self._flushes)
+
+    def _given_up(self, submission: Submission) -> Unavailable:
+        """What to tell a caller who has waited long enough. What no flush has taken yet is never stored."""
+        if submission in self._waiting:
+            self._waiting.remove(submission)
+            self._jobs_waiting -= submission.size
+            return Unavailable(
+                "database.unavailable", "the database does not answer; nothing was stored", retry_after=5
+            )
+        return Unavailable(
+            "database.commit_unknown",
+            "the database has not answered in time; the work may or may not have been stored",
+            retry_after=5,
+        )
 
     def _start(self) -> None:
         while self._waiting and len(self._flushes) < _FLUSHES_AT_ONCE:
