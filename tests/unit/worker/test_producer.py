@@ -97,7 +97,7 @@ async def test_the_stock_grows_to_a_tenth_of_a_second_of_work_and_no_further(rig
         assert producer.want() == 500 + 4
 
 
-async def test_a_stock_that_is_more_than_half_full_is_left_alone(rig, lease) -> None:
+async def test_a_stock_that_is_three_quarters_full_is_left_alone(rig, lease) -> None:
     gate = asyncio.Event()
 
     async def slow() -> None:
@@ -107,10 +107,10 @@ async def test_a_stock_that_is_more_than_half_full_is_left_alone(rig, lease) -> 
         r.slots.put([lease("slow", [b"{}"] * 4)])
         await asyncio.sleep(0)
         producer._set_prefetch(10)
-        r.slots.put([lease("slow", [b"{}"] * 5, first_id=10)])
+        r.slots.put([lease("slow", [b"{}"] * 8, first_id=10)])
         assert producer.want() == 0
         r.slots.stock.popleft()
-        assert producer.want() == 6
+        assert producer.want() == 3
         r.slots.stock.clear()
         gate.set()
 
