@@ -18,6 +18,7 @@ MEANINGS = {
     "presence.missed": "A server could not heartbeat; another may be elected for maintenance.",
     "request.failed": "A request was answered with 500; `trace_id` is in the answer, too.",
     "server.draining": "The server refuses new jobs and answers what is under way.",
+    "server.queues_unknown": "The database did not answer a scrape; gauges of queues are missing from it.",
     "server.started": "The server accepts connections.",
     "server.stopped": "The server has stopped; `clean` says whether every request was answered.",
     "worker.claim_delayed": "The database did not answer a claim; it is tried again.",

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
-WALKED = ("README.md", *sorted(f"docs/guides/{page.name}" for page in (ROOT / "docs/guides").glob("*.md")))
+WALKED = (
+    "README.md",
+    "examples/README.md",
+    *sorted(f"docs/guides/{page.name}" for page in (ROOT / "docs/guides").glob("*.md")),
+)
 """Pages whose examples are run from the first to the last."""
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -50,6 +50,7 @@ async def walk(
         "TASKFORGE_DATA_DIR": str(tmp_path / "data"),
         "TASKFORGE_WORKER_TTL": "2",
         "TASKFORGE_LOG_FORMAT": "json",
+        "PYTHONPATH": str(ROOT),  # where `examples` is
         "PATH": f"{tools(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}",
     }
     for name in ("TASKFORGE_URL", "TASKFORGE_TOKEN", "TASKFORGE_CONFIG", "TASKFORGE_ENV"):
