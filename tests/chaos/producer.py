@@ -84,7 +84,7 @@ class Producer:
         self.submitted += 1
         payload: dict[str, Any] = {"n": self.submitted}
         if job_type == "work":
-            payload["seconds"] = round(self._rng.random() * 0.02, 4)
+            payload["seconds"] = round(self._rng.random() * 0.01, 4)
             payload["fails"] = int(self._rng.random() < 0.05)
         elif job_type == "nap":
             payload["seconds"] = 0.5

@@ -117,7 +117,7 @@ class Rig:
         return process
 
     def start_worker(
-        self, *queues: str, concurrency: int = 20, prefetch: int = 200, dsn: str | None = None
+        self, *queues: str, concurrency: int = 40, prefetch: int = 200, dsn: str | None = None
     ) -> Process:
         """Serves all queues of the tests if none is named."""
         options = ["-c", str(concurrency), "--prefetch", str(prefetch), "--shutdown-timeout", "5"]

@@ -129,10 +129,11 @@ async def test_nothing_is_lost_or_done_twice_while_workers_and_the_database_are_
         ledger = Ledger(rig.folder / "ledger")
         producer = Producer(ledger, dsn=rig.dsn, url=rig.url, token=rig.token, rng=Random(seed))
         killer = Killer(rig, Random(seed + 1))
+        server_deaths: list[float] = []
         over = asyncio.Event()
         stopping = asyncio.create_task(killer.stop_and_go(over))
         database_rounds = {round(ROUNDS * (i + 0.5) / DATABASE_DEATHS) for i in range(DATABASE_DEATHS)}
-        server_rounds = {round(ROUNDS * (i + 0.9) / DATABASE_DEATHS) for i in range(DATABASE_DEATHS)}
+        server_rounds = {round(ROUNDS * (i + 0.8) / DATABASE_DEATHS) for i in range(DATABASE_DEATHS)}
         try:
             submitting: list[asyncio.Task[None]] = []
             for number in range(ROUNDS):
@@ -140,6 +141,7 @@ async def test_nothing_is_lost_or_done_twice_while_workers_and_the_database_are_
                 if number in database_rounds:
                     await killer.kill_database()
                 if number in server_rounds:
+                    server_deaths.append(time.time())
                     await server.kill()
                     server = await rig.start_server()
                 await killer.kill_one()
@@ -150,7 +152,7 @@ async def test_nothing_is_lost_or_done_twice_while_workers_and_the_database_are_
             over.set()
             await stopping
             worked = time.monotonic() - began
-            await rig.at_rest()
+            await rig.at_rest(timeout=120.0)
             await killer.tend()
             assert [await _drained(worker) for worker in killer.workers] == [0] * len(killer.workers)
         finally:
@@ -172,7 +174,8 @@ async def test_nothing_is_lost_or_done_twice_while_workers_and_the_database_are_
         finally:
             await connection.close()
         notes = read_diaries(rig.diaries)
-        backs = [_given_back(death, notes, lost, killer.outages) for death in killer.deaths]
+        setbacks = killer.outages + [Outage(at, at + TTL) for at in server_deaths]
+        backs = [_given_back(death, notes, lost, setbacks) for death in killer.deaths]
         back = [seconds for seconds in backs if seconds is not None]
         goes_on = [_next_start(death, notes, killer.outages) for death in killer.deaths]
         progress = [_progress_after(outage, notes) for outage in killer.outages]
@@ -181,7 +184,7 @@ async def test_nothing_is_lost_or_done_twice_while_workers_and_the_database_are_
             f" ({found.maybe_present} of them stored), {producer.repeats} repeated with their key,"
             f" refusals {producer.refusals}\n"
             f"{len(killer.deaths)} workers killed, {killer.stops} stops of a worker beyond its time to live,"
-            f" {len(killer.outages)} deaths of the database, {len(server_rounds)} of the server,"
+            f" {len(killer.outages)} deaths of the database, {len(server_deaths)} of the server,"
             f" {killer.cuts} connections cut\n"
             f"{found.starts} starts, {found.explained} ended by a recorded failure or loss,"
             f" {found.stale_refused} stale reports refused\n"
@@ -201,25 +204,32 @@ async def test_nothing_is_lost_or_done_twice_while_workers_and_the_database_are_
         assert sum(queue["dead_letters"] for queue in queues) == dead
 
 
-def _since(death: Death, outages: list[Outage]) -> float:
-    """From when the clock runs: while the database is away nobody can take anything over."""
-    ends = [o.back for o in outages if o.died - 1.0 <= death.at + WORK_GOES_ON and o.back > death.at]
-    return max([death.at, *ends])
+def _since(death: Death, setbacks: list[Outage]) -> float:
+    """From when the clock runs: a setback that comes before all is taken over starts it again when it is over.
+
+    Those are the times without a database, and, after the death of the server, which looks after dead workers, the
+    time to live after which another process is elected.
+    """
+    since = death.at
+    for setback in sorted(setbacks, key=lambda s: s.died):
+        if setback.back > since and setback.died <= since + WORK_GOES_ON:
+            since = setback.back
+    return since
 
 
 def _given_back(
-    death: Death, notes: list[Note], lost: dict[tuple[int, int], float], outages: list[Outage]
+    death: Death, notes: list[Note], lost: dict[tuple[int, int], float], setbacks: list[Outage]
 ) -> float | None:
     """Seconds until the last of the jobs that were running in the worker could be claimed again; None if none ran."""
     runs = {(note.job_id, note.fence) for note in notes if note.pid == death.pid}
     times = [lost[run] for run in runs if run in lost]
-    return max(0.0, max(times) - _since(death, outages)) if times else None
+    return max(0.0, max(times) - _since(death, setbacks)) if times else None
 
 
-def _next_start(death: Death, notes: list[Note], outages: list[Outage]) -> float:
+def _next_start(death: Death, notes: list[Note], setbacks: list[Outage]) -> float:
     """Seconds until any job was started, by whomever."""
     after = [note.at for note in notes if note.phase == "start" and note.at > death.at]
-    return max(0.0, min(after, default=death.at) - _since(death, outages))
+    return max(0.0, min(after, default=death.at) - _since(death, setbacks))
 
 
 def _progress_after(outage: Outage, notes: list[Note]) -> float:
