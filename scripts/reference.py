@@ -206,7 +206,14 @@ def events_page() -> str:
 def _commands(
     command: click.Command, path: str, parent: click.Context | None
 ) -> Iterator[tuple[str, click.Command, click.Context]]:
-    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=WIDTH)
+    # The command's own names for help too: click remembers the help option of whoever asks first.
+    context = click.Context(
+        command,
+        info_name=path.rpartition(" ")[2],
+        parent=parent,
+        terminal_width=WIDTH,
+        help_option_names=["-h", "--help"],
+    )
     yield path, command, context
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -11,6 +11,8 @@ from taskforge.postgres.pool import Database
 from taskforge.services.core import Core
 from taskforge.services.wakeups import Wakeups
 
+_FOR_JOBS = 6
+
 
 @asynccontextmanager
 async def open_core(
@@ -20,13 +22,16 @@ async def open_core(
     clock: Clock | None = None,
     worker_ttl: float = 10.0,
     max_payload_bytes: int = 1_048_576,
+    pool_size: int = 10,
     listens: bool = False,
 ) -> AsyncIterator[Core]:
     """A core on a migrated database; closed, with everything accepted answered, on exit.
 
-    `direct_dsn` reaches the database without a pooler, for LISTEN; by default it is `dsn`.
+    `pool_size` is the most connections it opens, LISTEN not counted: two that store, four that hand out and report
+    jobs, and the rest for reads and changes. `direct_dsn` reaches the database without a pooler, for LISTEN; by
+    default it is `dsn`.
     """
-    database = Database(dsn)
+    database = Database(dsn, app=max(1, pool_size - _FOR_JOBS))
     wakeups = Wakeups(database, direct_dsn=direct_dsn or dsn)
     core = Core(
         database,

@@ -154,9 +154,9 @@ TABLE: tuple[Setting, ...] = (
         kind="integer",
         default=10,
         unit="connections",
-        minimum=2,
+        minimum=7,
         maximum=1000,
-        help="Database connections of one process.",
+        help="Most database connections of one process, LISTEN not counted: six for jobs, the rest for reads.",
     ),
     Setting(
         name="data_dir",

@@ -21,7 +21,7 @@ def bench(common: Common, arguments: tuple[str, ...]) -> int:
     \b
     Examples:
       taskforge bench --quick
-      taskforge bench http_batch --runs 5
+      taskforge bench http-batch --runs 5
     """
     from taskforge.bench.run import main
 

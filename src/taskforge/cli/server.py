@@ -85,6 +85,7 @@ async def _serve(settings: Settings, *, socket_fd: int | None, until_eof: bool) 
             direct_dsn=place.direct_dsn,
             worker_ttl=settings.worker_ttl,
             max_payload_bytes=settings.max_payload_bytes,
+            pool_size=settings.pool_size,
             listens=True,
         ) as core:
             app = create_app(

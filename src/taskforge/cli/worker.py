@@ -166,6 +166,7 @@ async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
             direct_dsn=place.direct_dsn,
             worker_ttl=settings.worker_ttl,
             max_payload_bytes=settings.max_payload_bytes,
+            pool_size=settings.pool_size,
             listens=True,
         ) as core:
             maintenance = Maintenance(core, retention=timedelta(days=settings.retention_days))

@@ -66,7 +66,7 @@ def _by_state(error: asyncpg.PostgresError) -> TaskForgeError | asyncpg.Postgres
         case "23503" if error.constraint_name == "queues_tenant_id_fkey":
             return Forbidden("tenant.unknown", "the token names a tenant that does not exist here")
         case "22P05" | "22021":
-            return Invalid("nul_character", "a text holds a character that PostgreSQL cannot store")
+            return Invalid("request.nul_character", "a text holds a character that PostgreSQL cannot store")
         case _:
             return error
 

@@ -132,9 +132,6 @@ async def test_promotion_reads_what_is_due_and_no_more(laden: Engine) -> None:
     assert cost < 300, f"{cost} pages for 10 due jobs among {BACKLOG} parked ones"
 
 
-@pytest.mark.xfail(
-    reason="without statistics promote reads and sorts all due rows by a bitmap scan", strict=True
-)
 async def test_a_promotion_does_not_read_more_due_jobs_than_it_takes(laden: Engine) -> None:
     await laden.admin.execute("update parked set run_at = clock_timestamp()")
     assert await laden.promote() == 1_000
@@ -147,7 +144,7 @@ async def test_a_promotion_does_not_read_more_due_jobs_than_it_takes(laden: Engi
         )
         async with laden.core.database.dispatch() as connection:
             costs.append(await buffers(connection, "select * from taskforge.promote(1000)"))
-    assert costs[0] < costs[1] + 200, f"pages for 1,000 of {BACKLOG} and of 2,000 due jobs: {costs}"
+    assert costs[0] < costs[1] * 1.25, f"pages for 1,000 of {BACKLOG} and of 2,000 due jobs: {costs}"
 
 
 async def test_health_does_not_count_the_backlog(laden: Engine) -> None:

@@ -239,6 +239,8 @@ async def test_one_key_twice_in_a_batch_is_one_job(api: httpx2.AsyncClient) -> N
 async def test_a_batch_has_one_to_ten_thousand_jobs(api: httpx2.AsyncClient, jobs: Any, code: str) -> None:
     answer = await api.post("/api/v1/jobs/batch", json=jobs)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
 async def test_a_retried_request_with_another_trace_is_still_the_same_job(api: httpx2.AsyncClient) -> None:
     answers = [
         await api.post(
@@ -249,5 +251,3 @@ async def test_a_retried_request_with_another_trace_is_still_the_same_job(api: h
         for trace in "ab"
     ]
     assert [answer.status_code for answer in answers] == [201, 200]
-
-

@@ -5,6 +5,9 @@ returns table (promoted integer, queues integer[])
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 set enable_seqscan = off
+-- Read in the order of parked_due: sorting all that is due for every thousand would be quadratic.
+set enable_bitmapscan = off
+set enable_sort = off
 set jit = off
 as $$
 declare
