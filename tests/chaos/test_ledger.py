@@ -210,17 +210,17 @@ async def test_nothing_is_lost_or_done_twice_while_workers_and_the_database_are_
         assert sum(queue["dead_letters"] for queue in queues) == dead
 
 
-def _since(death: Death, setbacks: list[Outage]) -> float:
-    """From when the clock runs: a setback that comes before all is taken over starts it again when it is over.
+def _after(death: Death, done: float, setbacks: list[Outage]) -> float:
+    """Seconds from the death to `done`. A setback that begins in between starts the clock again when it is over.
 
     Those are the times without a database. For a worker lost with its heartbeat, whose jobs only the reaper can give
     back, also the time to live of a server that died: after that another process is elected to reap.
     """
     since = death.at
     for setback in sorted(setbacks, key=lambda s: s.died):
-        if setback.back > since and setback.died <= since + WORK_GOES_ON:
+        if setback.back > since and setback.died < done:
             since = setback.back
-    return since
+    return max(0.0, done - since)
 
 
 def _given_back(
@@ -229,13 +229,13 @@ def _given_back(
     """Seconds until the last of the jobs that were running in the worker could be claimed again; None if none ran."""
     runs = {(note.job_id, note.fence) for note in notes if note.pid == death.pid}
     times = [lost[run] for run in runs if run in lost]
-    return max(0.0, max(times) - _since(death, setbacks)) if times else None
+    return _after(death, max(times), setbacks) if times else None
 
 
 def _next_start(death: Death, notes: list[Note], setbacks: list[Outage]) -> float:
     """Seconds until any job was started, by whomever."""
     after = [note.at for note in notes if note.phase == "start" and note.at > death.at]
-    return max(0.0, min(after, default=death.at) - _since(death, setbacks))
+    return _after(death, min(after, default=death.at), setbacks)
 
 
 def _progress_after(outage: Outage, notes: list[Note]) -> float:
