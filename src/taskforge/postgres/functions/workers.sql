@@ -14,7 +14,8 @@ $$;
 
 -- Renew a registration. No row back: it is gone, and so are its leases.
 -- A late heartbeat still renews while nobody has reaped the worker: its leases are untouched, so no harm is done.
--- maintain: this process is the one that should run the maintenance loops now (a server before a worker, oldest first).
+-- maintain: this process is the one that should run the maintenance loops now. A server comes before a worker, then the
+-- oldest; one that has missed two beats is passed over, long before it counts as dead.
 create or replace function taskforge.heartbeat(p_worker bigint, p_ttl interval)
 returns table (cancel bigint[], drain boolean, maintain boolean)
 language plpgsql security definer
@@ -32,7 +33,7 @@ begin
     from leases l join cancellations c on l.ranges @> c.job_id where l.worker_id = p_worker;
   end if;
   maintain := p_worker = (
-    select w.worker_id from workers w where w.state <> 3 and w.expires_at > now()
+    select w.worker_id from workers w where w.state <> 3 and w.expires_at > now() + p_ttl / 2
     order by w.is_server desc, w.worker_id limit 1);
   return next;
 end
