@@ -15,6 +15,7 @@ from taskforge.postgres.dsn import LOGIN, connect_arguments, with_login
 from taskforge.postgres.embedded import EmbeddedPostgres
 from taskforge.postgres.faults import translated
 from taskforge.postgres.migrate import migrate, pending
+from taskforge.services.core import Core
 from taskforge.settings import Settings
 
 _RETRY_SECONDS = 1.0
@@ -120,6 +121,26 @@ async def check_schema(connection: asyncpg.Connection[asyncpg.Record]) -> None:
             f"the database is not at the schema of this version ({len(missing)} steps missing); "
             "run `taskforge migrate`",
         )
+
+
+@asynccontextmanager
+async def open_ready_core(settings: Settings) -> AsyncIterator[Core]:
+    """For processes that stay: a core that listens, on a database that is fit for this version."""
+    from taskforge.app import open_core
+
+    async with open_place(
+        settings, on_progress=lambda message: _log.info("database.starting", detail=message)
+    ) as place:
+        await check_ready(place.dsn, is_development=settings.is_development or place.is_embedded)
+        async with open_core(
+            place.dsn,
+            direct_dsn=place.direct_dsn,
+            worker_ttl=settings.worker_ttl,
+            max_payload_bytes=settings.max_payload_bytes,
+            pool_size=settings.pool_size,
+            listens=True,
+        ) as core:
+            yield core
 
 
 def _server(settings: Settings, on_progress: Callable[[str], None]) -> EmbeddedPostgres:

@@ -59,8 +59,7 @@ def server(
 
 
 async def _serve(settings: Settings, *, socket_fd: int | None, until_eof: bool) -> int:
-    from taskforge.app import open_core
-    from taskforge.cli.database import check_ready, open_place
+    from taskforge.cli.database import open_ready_core
     from taskforge.rest.app import create_app
     from taskforge.rest.server import HttpServer, bind
     from taskforge.runtime.maintenance import Maintenance
@@ -76,40 +75,27 @@ async def _serve(settings: Settings, *, socket_fd: int | None, until_eof: bool) 
     check_secret(settings.jwt_secret, is_development=settings.is_development)
     sock = bind(settings.host, settings.port) if socket_fd is None else socket.socket(fileno=socket_fd)
     shutdown = Shutdown()
-    async with open_place(
-        settings, on_progress=lambda message: log.info("database.starting", detail=message)
-    ) as place:
-        await check_ready(place.dsn, is_development=settings.is_development or place.is_embedded)
-        async with open_core(
-            place.dsn,
-            direct_dsn=place.direct_dsn,
-            worker_ttl=settings.worker_ttl,
-            max_payload_bytes=settings.max_payload_bytes,
-            pool_size=settings.pool_size,
-            listens=True,
-        ) as core:
-            app = create_app(
-                core, settings, check_ready=_readiness(core), queue_stats=lambda: _queue_stats(core)
+    async with open_ready_core(settings) as core:
+        app = create_app(core, settings, check_ready=_readiness(core), queue_stats=lambda: _queue_stats(core))
+        http = HttpServer(app, settings, sock=sock)
+        maintenance = Maintenance(core, retention=timedelta(days=settings.retention_days))
+        name = f"{socket.gethostname()}:{http.port}"
+        presence = Presence(core, maintenance, name=name, version=installed_version())
+        shutdown.install()
+        await http.start()
+        presence.start()
+        memory.settle()
+        log.info("server.started", host=settings.host, port=http.port, env=settings.env)
+        try:
+            await _until_stopped(http.wait(), shutdown.requested)
+            log.info("server.draining")
+            http.drain()
+            is_clean = await _drained(
+                http.stop(), shutdown.hurried, settings.shutdown_timeout + _LAST_SECONDS
             )
-            http = HttpServer(app, settings, sock=sock)
-            maintenance = Maintenance(core, retention=timedelta(days=settings.retention_days))
-            name = f"{socket.gethostname()}:{http.port}"
-            presence = Presence(core, maintenance, name=name, version=installed_version())
-            shutdown.install()
-            await http.start()
-            presence.start()
-            memory.settle()
-            log.info("server.started", host=settings.host, port=http.port, env=settings.env)
-            try:
-                await _until_stopped(http.wait(), shutdown.requested)
-                log.info("server.draining")
-                http.drain()
-                is_clean = await _drained(
-                    http.stop(), shutdown.hurried, settings.shutdown_timeout + _LAST_SECONDS
-                )
-            finally:
-                await presence.stop()
-                shutdown.uninstall()
+        finally:
+            await presence.stop()
+            shutdown.uninstall()
     log.info("server.stopped", clean=is_clean)
     if not shutdown.requested.is_set():
         return 1

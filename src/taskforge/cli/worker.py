@@ -141,15 +141,11 @@ def export_settings(common: Common) -> None:
 
 
 async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
-    import structlog
-
-    from taskforge.app import open_core
-    from taskforge.cli.database import check_ready, open_place
+    from taskforge.cli.database import open_ready_core
     from taskforge.domain.tenants import Context
     from taskforge.runtime.maintenance import Maintenance
     from taskforge.worker.worker import Worker
 
-    log = structlog.get_logger("taskforge.worker")
     if options.until_eof:
         end_with_stdin()
     handlers = forge.handlers()
@@ -157,53 +153,42 @@ async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
         raise ConfigurationError(
             "worker.no_handlers", "no job is declared; decorate a function with @forge.job"
         )
-    async with open_place(
-        settings, on_progress=lambda message: log.info("database.starting", detail=message)
-    ) as place:
-        await check_ready(place.dsn, is_development=settings.is_development or place.is_embedded)
-        async with open_core(
-            place.dsn,
-            direct_dsn=place.direct_dsn,
-            worker_ttl=settings.worker_ttl,
-            max_payload_bytes=settings.max_payload_bytes,
-            pool_size=settings.pool_size,
-            listens=True,
-        ) as core:
-            maintenance = Maintenance(core, retention=timedelta(days=settings.retention_days))
-            is_beating = asyncio.Event()
+    async with open_ready_core(settings) as core:
+        maintenance = Maintenance(core, retention=timedelta(days=settings.retention_days))
+        is_beating = asyncio.Event()
 
-            def on_maintain(maintain: bool) -> None:
-                maintenance.set_active(maintain)
-                is_beating.set()
+        def on_maintain(maintain: bool) -> None:
+            maintenance.set_active(maintain)
+            is_beating.set()
 
-            ctx = Context(forge.tenant_id, "worker")
-            process = Worker(
-                core,
-                handlers,
-                queues=options.queues,
-                ctx=ctx,
-                concurrency=settings.concurrency,
-                prefetch=settings.prefetch,
-                shutdown_timeout=settings.shutdown_timeout,
-                name=options.name,
-                version=installed_version(),
-                on_maintain=on_maintain,
-            )
-            maintenance.start()
-            tasks = (
-                [asyncio.create_task(_stop_when_done(core, ctx, options.queues, is_beating))]
-                if options.drain
-                else []
-            )
-            memory.settle()
-            try:
-                return await process.run()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await maintenance.stop()
-                await forge.close()
+        ctx = Context(forge.tenant_id, "worker")
+        process = Worker(
+            core,
+            handlers,
+            queues=options.queues,
+            ctx=ctx,
+            concurrency=settings.concurrency,
+            prefetch=settings.prefetch,
+            shutdown_timeout=settings.shutdown_timeout,
+            name=options.name,
+            version=installed_version(),
+            on_maintain=on_maintain,
+        )
+        maintenance.start()
+        tasks = (
+            [asyncio.create_task(_stop_when_done(core, ctx, options.queues, is_beating))]
+            if options.drain
+            else []
+        )
+        memory.settle()
+        try:
+            return await process.run()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await maintenance.stop()
+            await forge.close()
 
 
 async def _stop_when_done(core: Core, ctx: Context, queues: Sequence[str], is_beating: asyncio.Event) -> None:
