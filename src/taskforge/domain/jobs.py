@@ -114,6 +114,14 @@ class AttemptView(Struct, frozen=True):
     traceback: str | None
 
 
+class ProgressView(Struct, frozen=True):
+    """How far the job said it was, 0 to 1, when it last said so."""
+
+    fraction: float
+    message: str
+    reported_at: datetime
+
+
 class JobView(Struct, frozen=True):
     """A job as the API shows it."""
 
@@ -134,6 +142,7 @@ class JobView(Struct, frozen=True):
     result: Raw | None = None
     error: AttemptView | None = None
     attempts: tuple[AttemptView, ...] = ()
+    progress: ProgressView | None = None
     cancel_requested: bool = False
     idempotency_key: str | None = None
     worker: str | None = None

@@ -101,6 +101,15 @@ class Released(Struct, frozen=True):
 Outcome = Succeeded | Failed | Cancelled | Snoozed | Released
 
 
+class Progress(Struct, frozen=True):
+    """How far a running job says it is, 0 to 1."""
+
+    fence: int
+    job_id: int
+    fraction: float
+    message: str
+
+
 class LeaseReport(Struct, frozen=True):
     """Outcomes of some jobs of one lease. Times are microseconds since the claim, by the worker's monotonic clock."""
 

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 from msgspec import Raw
 
-from taskforge.domain.jobs import AttemptView, JobFilter, JobOptions, JobState, JobView
+from taskforge.domain.jobs import AttemptView, JobFilter, JobOptions, JobState, JobView, ProgressView
 from taskforge.postgres.pool import Connection
 from taskforge.postgres.sql import queries
 
@@ -156,6 +156,9 @@ def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
         result=None if row["result"] is None else Raw(row["result"]),
         error=errors[-1] if errors and state is not JobState.SUCCEEDED else None,
         attempts=attempts,
+        progress=None
+        if row["fraction"] is None
+        else ProgressView(round(row["fraction"], 6), row["progress_message"], row["reported_at"]),
         cancel_requested=row["cancel_requested"],
         idempotency_key=options.idempotency_key,
     )

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskforge.domain import queues as queue_rules
-from taskforge.domain.leases import Beat, FinishResult, Lease, LeaseReport, RegisterWorker, Registration
+from taskforge.domain.leases import (
+    Beat,
+    FinishResult,
+    Lease,
+    LeaseReport,
+    Progress,
+    RegisterWorker,
+    Registration,
+)
 from taskforge.domain.tenants import Context
 from taskforge.postgres import claim as claims
 from taskforge.postgres import finish as finishes
-from taskforge.postgres import workers
+from taskforge.postgres import progress, workers
 from taskforge.services.core import Core
 
 
@@ -47,6 +55,11 @@ async def finish(core: Core, worker_id: int, reports: Sequence[LeaseReport]) -> 
     stale = await finishes.finish(core.database, worker_id, reports)
     core.endings.heard(reports)
     return FinishResult(stale)
+
+
+async def report_progress(core: Core, worker_id: int, said: Sequence[Progress]) -> set[int]:
+    """Store how far these jobs are, at most one word per job. Returns the jobs that were no longer this worker's."""
+    return await progress.report_progress(core.database, worker_id, said)
 
 
 async def heartbeat(core: Core, worker_id: int) -> Beat:

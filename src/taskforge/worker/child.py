@@ -48,9 +48,16 @@ class Assignment(Struct, frozen=True):
     seconds: float
 
 
+class Word(Struct, frozen=True, tag="word"):
+    """How far the job says it is; any number of these come before its conclusion."""
+
+    fraction: float
+    message: str
+
+
 encode = msgspec.msgpack.Encoder().encode
 decode_assignment = msgspec.msgpack.Decoder(Assignment).decode
-decode_conclusion: Callable[[bytes], Conclusion] = msgspec.msgpack.Decoder(Conclusion).decode
+decode_answer: Callable[[bytes], Conclusion | Word] = msgspec.msgpack.Decoder(Conclusion | Word).decode
 
 
 def main(fd: int) -> None:
@@ -59,13 +66,21 @@ def main(fd: int) -> None:
     inbox: SimpleQueue[Assignment] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox), name="taskforge-child", daemon=True).start()
     known: dict[str, tuple[Callable[..., Any], Binding]] = {}
+
+    def say(answer: Conclusion | Word) -> None:
+        body = encode(answer)
+        connection.sendall(HEADER.pack(len(body)) + body)
+
     while True:
-        answer = encode(run(inbox.get(), known))
-        connection.sendall(HEADER.pack(len(answer)) + answer)
+        say(run(inbox.get(), known, say))
 
 
-def run(job: Assignment, known: dict[str, tuple[Callable[..., Any], Binding]]) -> Conclusion:
-    """The conclusion of running one job; `known` remembers what was imported before."""
+def run(
+    job: Assignment,
+    known: dict[str, tuple[Callable[..., Any], Binding]],
+    say: Callable[[Word], None] = lambda word: None,
+) -> Conclusion:
+    """The conclusion of running one job; `known` remembers what was imported before, `say` hears of progress."""
     try:
         if job.reference not in known:
             fn = resolve(job.reference)
@@ -85,6 +100,7 @@ def run(job: Assignment, known: dict[str, tuple[Callable[..., Any], Binding]]) -
         attempt=job.attempt,
         fence=job.fence,
         deadline=time.monotonic() + job.seconds,
+        on_progress=lambda context: say(Word(context.fraction, context.message)),
     )
     token = current.set(lambda: context)
     try:

@@ -16,6 +16,7 @@ from taskforge.domain.leases import Failed, LeaseReport, Outcome, Released
 from taskforge.errors import TaskForgeError, Unavailable, WorkerLost
 from taskforge.worker.held import Held
 from taskforge.worker.journal import Journal
+from taskforge.worker.progress import ProgressReporter
 from taskforge.worker.source import Source, Standing
 
 log = structlog.get_logger("taskforge.worker")
@@ -35,6 +36,7 @@ class Completer:
         journal: Journal,
         *,
         bound: int,
+        progress: ProgressReporter | None = None,
         rng: Random | None = None,
     ) -> None:
         self._source = source
@@ -43,6 +45,7 @@ class Completer:
         self._ended_mask = journal.ended_mask
         # Twice, because a flush takes what is oldest while as much again may be added.
         self._bound = min(bound, journal.ended_mask // 2)
+        self._progress = progress
         self._rng = rng or Random()
         self._touched: list[Held] = []
         self._arrived = asyncio.Event()
@@ -100,6 +103,8 @@ class Completer:
     async def _flush(self) -> None:
         generation, worker_id = self._generation, self._standing.worker_id
         reports, count = self._collect()
+        if self._progress is not None and self._progress.is_waiting:
+            await self._progress.flush()  # a job's last word, which its end would make stale
         await self._report(worker_id, reports, generation)
         if generation == self._generation:
             self.waiting -= count

@@ -10,6 +10,9 @@ from typing import Protocol
 import structlog
 
 from taskforge.worker.answers import Cancel
+from taskforge.worker.conclusions import storable
+
+MAX_PROGRESS_MESSAGE = 500
 
 
 class Logger(Protocol):
@@ -33,7 +36,15 @@ class JobContext:
     """
 
     def __init__(
-        self, *, job_id: str, job_type: str, queue_name: str, attempt: int, fence: int, deadline: float
+        self,
+        *,
+        job_id: str,
+        job_type: str,
+        queue_name: str,
+        attempt: int,
+        fence: int,
+        deadline: float,
+        on_progress: Callable[[JobContext], None] = lambda context: None,
     ) -> None:
         self.job_id = job_id
         self.job_type = job_type
@@ -45,6 +56,7 @@ class JobContext:
         self.fraction = 0.0
         self.message = ""
         self._logger: Logger | None = None
+        self._on_progress = on_progress
 
     @property
     def logger(self) -> Logger:
@@ -61,10 +73,13 @@ class JobContext:
         return self.deadline - time.monotonic()
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Note how far the job is, 0 to 1, in the context and, at level debug, in the log."""
-        self.fraction = min(max(fraction, 0.0), 1.0)
-        self.message = message
-        self.logger.debug("job.progress", fraction=self.fraction, message=message)
+        """Say how far the job is, 0 to 1; whoever looks at the job sees the newest word, at most half a second late.
+
+        Costs no waiting and, said often, no more than the newest word twice a second.
+        """
+        self.fraction = min(max(fraction, 0.0), 1.0) if fraction == fraction else 0.0  # NaN is no progress
+        self.message = storable(message, MAX_PROGRESS_MESSAGE)
+        self._on_progress(self)
 
     def check(self) -> None:
         """Raise Cancel when the job was asked to stop. For long-running code in threads, which nobody can interrupt."""

@@ -63,7 +63,8 @@ class Elsewhere:
                         attempt=context.attempt,
                         fence=context.fence,
                         seconds=context.deadline - time.monotonic(),
-                    )
+                    ),
+                    context.progress,
                 )
 
     async def close(self) -> None:

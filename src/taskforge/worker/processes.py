@@ -6,10 +6,11 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Callable
 
 import structlog
 
-from taskforge.worker.child import HEADER, Assignment, decode_conclusion, encode
+from taskforge.worker.child import HEADER, Assignment, Word, decode_answer, encode
 from taskforge.worker.conclusions import Broke, Conclusion
 
 log = structlog.get_logger("taskforge.worker")
@@ -23,11 +24,16 @@ class Processes:
         self._dying: set[asyncio.Task[int]] = set()
         self._closed = False
 
-    async def run(self, assignment: Assignment) -> Conclusion:
-        """How the job ended. Cancelling this kills the process. A crash is a failed attempt `ProcessCrashed`."""
+    async def run(
+        self, assignment: Assignment, on_word: Callable[[float, str], None] = lambda fraction, message: None
+    ) -> Conclusion:
+        """How the job ended; `on_word` hears meanwhile how far it is.
+
+        Cancelling this kills the process. A crash is a failed attempt `ProcessCrashed`.
+        """
         child = self._idle.pop() if self._idle else await _spawn()
         try:
-            conclusion = await child.ask(assignment)
+            conclusion = await child.ask(assignment, on_word)
         except (OSError, asyncio.IncompleteReadError):
             code = await child.end()
             log.warning("worker.process_crashed", job_id=assignment.job_id, exit_code=code)
@@ -68,12 +74,16 @@ class _Child:
         self._reader = reader
         self._writer = writer
 
-    async def ask(self, assignment: Assignment) -> Conclusion:
+    async def ask(self, assignment: Assignment, on_word: Callable[[float, str], None]) -> Conclusion:
         body = encode(assignment)
         self._writer.write(HEADER.pack(len(body)) + body)
         await self._writer.drain()
-        header = await self._reader.readexactly(HEADER.size)
-        return decode_conclusion(await self._reader.readexactly(HEADER.unpack(header)[0]))
+        while True:
+            header = await self._reader.readexactly(HEADER.size)
+            answer = decode_answer(await self._reader.readexactly(HEADER.unpack(header)[0]))
+            if not isinstance(answer, Word):
+                return answer
+            on_word(answer.fraction, answer.message)
 
     def kill(self) -> None:
         self._writer.close()

@@ -86,6 +86,7 @@ class Slot:
                 attempt=lease.attempt,
                 fence=lease.fence,
                 deadline=self.started / 1e9 + self.timeout,
+                on_progress=self._slots.on_progress,
             )
         return self._context
 

@@ -18,6 +18,7 @@ import structlog
 
 from taskforge.domain.leases import Cancelled, Lease, Released
 from taskforge.worker.completer import Completer
+from taskforge.worker.context import JobContext
 from taskforge.worker.elsewhere import Elsewhere
 from taskforge.worker.handlers import Handler, Mode
 from taskforge.worker.held import Held, Item
@@ -50,6 +51,7 @@ class Slots:
         elsewhere: Elsewhere,
         journal: Journal,
         on_low: Callable[[], None] = lambda: None,
+        on_progress: Callable[[JobContext], None] = lambda context: None,
         grace: float = GRACE,
         rng: Random | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class Slots:
         self.idle: list[Slot] = []
         self.low = 0
         self.on_low = on_low
+        self.on_progress = on_progress
         self.turn_ends = 0
         self.stopping = False
         self.rng = rng or Random()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from taskforge.domain.leases import FinishResult, Lease, LeaseReport, RegisterWorker, Registration
+from taskforge.domain.leases import FinishResult, Lease, LeaseReport, Progress, RegisterWorker, Registration
 from taskforge.domain.tenants import Context
 from taskforge.services import leases
 from taskforge.services.core import Core
@@ -29,6 +29,9 @@ class Source(Protocol):
 
     async def finish(self, worker_id: int, reports: Sequence[LeaseReport]) -> FinishResult:
         """Store how jobs ended. Sending the same report twice is a success."""
+
+    async def report_progress(self, worker_id: int, said: Sequence[Progress]) -> set[int]:
+        """Store how far jobs are; the ids of those that were no longer this worker's."""
 
     async def deregister(self, worker_id: int) -> None: ...
 
@@ -66,6 +69,9 @@ class DirectSource:
 
     async def finish(self, worker_id: int, reports: Sequence[LeaseReport]) -> FinishResult:
         return await leases.finish(self._core, worker_id, reports)
+
+    async def report_progress(self, worker_id: int, said: Sequence[Progress]) -> set[int]:
+        return await leases.report_progress(self._core, worker_id, said)
 
     async def deregister(self, worker_id: int) -> None:
         await leases.deregister(self._core, worker_id)

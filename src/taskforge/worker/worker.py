@@ -23,6 +23,7 @@ from taskforge.worker.heartbeat import Heartbeat
 from taskforge.worker.interrupts import Interrupt
 from taskforge.worker.journal import Journal
 from taskforge.worker.producer import Producer
+from taskforge.worker.progress import ProgressReporter
 from taskforge.worker.shutdown import Shutdown
 from taskforge.worker.slots import GRACE, Slots
 from taskforge.worker.source import DirectSource, Standing
@@ -100,8 +101,13 @@ class Worker:
         registration = await self._source.register()
         self._standing.worker_id = registration.worker_id
         self._journal = Journal(self._concurrency)
+        self._progress = ProgressReporter(self._source, self._standing)
         self._completer = Completer(
-            self._source, self._standing, self._journal, bound=2 * (self._prefetch + self._concurrency)
+            self._source,
+            self._standing,
+            self._journal,
+            bound=2 * (self._prefetch + self._concurrency),
+            progress=self._progress,
         )
         self._elsewhere = Elsewhere(self._source, self._standing)
         self.slots = Slots(
@@ -110,6 +116,7 @@ class Worker:
             completer=self._completer,
             elsewhere=self._elsewhere,
             journal=self._journal,
+            on_progress=self._progress.note,
             grace=self._grace,
         )
         self._producer = Producer(
@@ -131,6 +138,7 @@ class Worker:
         self._producing = self._own(self._producer.run(), "worker-producer")
         self._beating = self._own(self.heartbeat.run(), "worker-heartbeat")
         self._own(self._completer.run(), "worker-completer")
+        self._own(self._progress.run(), "worker-progress")
         self._own(self._watch_registration(), "worker-registration")
         self._started = True
         log.info(

@@ -7,7 +7,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from taskforge.domain.leases import Progress
 from taskforge.postgres.pool import Database
+from taskforge.services import leases
 from tests.support.engine import Engine, failed, report, retrying
 
 ROLES = ("taskforge_ingest", "taskforge_dispatch", "taskforge_app", "taskforge_client")
@@ -26,6 +28,7 @@ MAY = {
     "outcomes": ("", "SI", "SID"),
     "parked": ("I", "SIUD", "SID"),
     "partitions": ("", "", ""),
+    "progress": ("", "SIU", "SD"),
     "queue_totals": ("", "SIUD", "S"),
     "queues": ("", "S", "SIU"),
     "ready": ("I", "SIUD", "SIUD"),
@@ -175,6 +178,7 @@ async def furnish(engine: Engine) -> None:
     await engine.submit(1, delay_seconds=60)
     worker = await engine.register()
     for lease in await engine.claim(worker, 3):
+        await leases.report_progress(engine.core, worker[0], [Progress(lease.fence, lease.ids[2], 0.5, "")])
         await engine.finish(worker, report(lease, failed, lease.ids[:1]))
         await engine.finish(worker, report(lease, retrying, lease.ids[1:2]))
         await engine.cancel(lease.ids[2])

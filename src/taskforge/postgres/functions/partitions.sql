@@ -1,4 +1,4 @@
--- Partitions of jobs, outcomes, attempts and spans by id. These functions are DDL and so belong to whoever migrates.
+-- Partitions of jobs, outcomes, attempts, progress and spans by id. These functions are DDL and so belong to whoever migrates.
 -- None of them waits long for a lock: a reader that holds a partition makes them fail and try again later.
 
 -- Make sure that the ids in use and those of the next p_ahead partitions have partitions of their own.
@@ -21,7 +21,7 @@ begin
     continue when exists (select from partitions where number = n);
     continue when exists (
       select from jobs_default where id > n::bigint * 4000000 and id <= (n::bigint + 1) * 4000000);
-    foreach v_table in array array['jobs', 'outcomes', 'attempts', 'spans'] loop
+    foreach v_table in array array['jobs', 'outcomes', 'attempts', 'progress', 'spans'] loop
       execute format('create table %I (like %I including all)', v_table || '_' || n, v_table);
       execute format('alter table %I attach partition %I for values from (%s) to (%s)',
         v_table, v_table || '_' || n, n::bigint * 4000000 + 1, (n::bigint + 1) * 4000000 + 1);
@@ -61,17 +61,18 @@ begin
   if cardinality(taskforge.ids_to_keep(v_lo, v_hi)) > 10000 then
     return null;
   end if;
-  lock table jobs, outcomes, attempts, spans, ready, leases, parked in access exclusive mode;
+  lock table jobs, outcomes, attempts, progress, spans, ready, leases, parked in access exclusive mode;
   v_ids := taskforge.ids_to_keep(v_lo, v_hi);
-  foreach v_table in array array['jobs', 'outcomes', 'attempts', 'spans'] loop
+  foreach v_table in array array['jobs', 'outcomes', 'attempts', 'progress', 'spans'] loop
     execute format('alter table %I detach partition %I', v_table, v_table || '_' || v_number);
   end loop;
   execute format('insert into jobs select * from %I where id = any ($1)', 'jobs_' || v_number) using v_ids;
   execute format('insert into outcomes select * from %I where id = any ($1)', 'outcomes_' || v_number) using v_ids;
   execute format('insert into attempts select * from %I where job_id = any ($1)', 'attempts_' || v_number) using v_ids;
+  execute format('insert into progress select * from %I where job_id = any ($1)', 'progress_' || v_number) using v_ids;
   insert into spans (tenant_id, lo, hi, queue_id, priority, submitted_at)
   select tenant_id, id, id, queue_id, priority, submitted_at from jobs where id = any (v_ids);
-  foreach v_table in array array['jobs', 'outcomes', 'attempts', 'spans'] loop
+  foreach v_table in array array['jobs', 'outcomes', 'attempts', 'progress', 'spans'] loop
     execute format('drop table %I', v_table || '_' || v_number);
   end loop;
   update partitions set dropped_at = now() where number = v_number;

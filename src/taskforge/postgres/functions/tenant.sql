@@ -172,6 +172,7 @@ begin
   v_count := coalesce(cardinality(v_ids), 0);
   if v_count > 0 then
     delete from attempts where job_id = any (v_ids) and tenant_id = p_tenant;
+    delete from progress where job_id = any (v_ids) and tenant_id = p_tenant;
     delete from jobs where id = any (v_ids) and tenant_id = p_tenant;
     insert into flow (tenant_id, queue_id, failed) values (p_tenant, p_queue, -v_count);
   end if;

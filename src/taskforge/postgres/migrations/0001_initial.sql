@@ -86,9 +86,21 @@ create table attempts (
   primary key (job_id, fence)
 ) partition by range (job_id);
 
+-- How far a job says it is; the newest word only. Written by whoever holds its lease, kept after its end.
+create table progress (
+  job_id bigint not null,
+  tenant_id uuid not null,
+  fence bigint not null,
+  fraction real not null check (fraction between 0 and 1),
+  message text not null,
+  reported_at timestamptz not null default now(),
+  primary key (job_id)
+) partition by range (job_id);
+
 create table jobs_default partition of jobs default;
 create table outcomes_default partition of outcomes default;
 create table attempts_default partition of attempts default;
+create table progress_default partition of progress default with (fillfactor = 70);
 
 -- One row per run of ids submitted together to one queue: what listings walk, so that jobs needs no second index.
 create table spans (
@@ -296,7 +308,7 @@ do $$
 declare
   t text;
 begin
-  foreach t in array array['tenants', 'queues', 'jobs', 'outcomes', 'attempts', 'spans', 'ready', 'lanes', 'leases',
+  foreach t in array array['tenants', 'queues', 'jobs', 'outcomes', 'attempts', 'progress', 'spans', 'ready', 'lanes', 'leases',
     'parked', 'workers', 'cancellations', 'idempotency', 'redrives', 'flow', 'queue_totals']
   loop
     execute format('alter table %I enable row level security', t);
@@ -327,6 +339,7 @@ grant select, insert, update, delete
   on ready, lanes, leases, parked, workers, cancellations, idempotency, flow, queue_totals to taskforge_dispatch;
 grant update on floors to taskforge_dispatch;
 grant select, insert, delete on enqueue_blocks to taskforge_dispatch;
+grant select, insert, update on progress to taskforge_dispatch;
 grant usage, select on sequence ready_seq, flow_seq, fences, job_ids, enqueue_ids to taskforge_dispatch;
 
 grant select on tenants, jobs, spans, lanes, leases, attempts, workers, redrives, flow, queue_totals, idempotency
@@ -334,7 +347,8 @@ grant select on tenants, jobs, spans, lanes, leases, attempts, workers, redrives
 grant select, insert, update on queues to taskforge_app;
 grant select, insert, update, delete on ready to taskforge_app;
 grant select, insert, delete on parked, cancellations, outcomes to taskforge_app;
-grant delete on jobs, attempts to taskforge_app;  -- purge of dead letters
+grant select on progress to taskforge_app;
+grant delete on jobs, attempts, progress to taskforge_app;  -- purge of dead letters
 grant insert on redrives, flow, lanes to taskforge_app;
 grant select on floors to taskforge_app;
 grant update on leases to taskforge_app;  -- row locks only need it: cancel waits for a finish in flight

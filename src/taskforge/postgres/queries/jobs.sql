@@ -11,10 +11,12 @@ select j.id, j.job_type, j.priority, j.payload, j.options, j.submitted_at,
   p.kind as parked_kind, p.attempt as parked_attempt, p.run_at,
   r.attempt as ready_attempt,
   l.attempt as lease_attempt, l.leased_at, l.worker_id as lease_worker,
+  g.fraction, g.message as progress_message, g.reported_at,
   exists (select from taskforge.cancellations c where c.job_id = j.id and c.tenant_id = $1) as cancel_requested
 from unnest($2::bigint[]) with ordinality as wanted (id, place)
 cross join lateral (select * from taskforge.jobs where id = wanted.id and tenant_id = $1 offset 0) as j
 join taskforge.queues q on q.queue_id = j.queue_id and q.tenant_id = $1
+left join lateral (select * from taskforge.progress where job_id = wanted.id and tenant_id = $1 offset 0) as g on true
 left join lateral (select * from taskforge.outcomes where id = wanted.id and tenant_id = $1 offset 0) as o on true
 left join lateral (
   select * from taskforge.parked where id = wanted.id and tenant_id = $1 and o.id is null offset 0) as p on true

@@ -41,3 +41,6 @@ select taskforge.bury($1, $2);
 
 -- name: disown
 select taskforge.disown($1, $2, $3);
+
+-- name: report_progress
+select taskforge.report_progress($1, $2, $3, $4, $5);
