@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -466,29 +466,38 @@ _PLACE = {
 }
 
 
-@pytest.mark.timeout(300)
+_ROUNDS = 5
+
+
+@pytest.mark.timeout(400)
 def test_the_queue_agrees_with_its_model_and_every_transition_is_reached(database_url: str) -> None:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
             QueueMachine.run = staticmethod(lambda awaitable: runner.run(_await(awaitable)))
             QueueMachine.home = runner.run(stack.enter_async_context(open_engine(database_url)))
-            run_state_machine_as_test(  # type: ignore[no-untyped-call]
-                QueueMachine,
-                settings=settings(
-                    max_examples=90,
-                    stateful_step_count=50,
-                    derandomize=True,
-                    phases=PHASES,
-                    database=None,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            # Which queue's turn it is in a claim is chance, so that no seed is sure to reach every transition.
+            for number in range(_ROUNDS):
+                if number == 0 or TRANSITIONS - QueueMachine.reached:
+                    _play(seed(number)(QueueMachine))
         finally:
             runner.run(stack.aclose())
     assert sorted(TRANSITIONS - QueueMachine.reached) == []
     assert sorted(QueueMachine.reached - TRANSITIONS) == []
+
+
+def _play(machine: type[QueueMachine]) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=90,
+            stateful_step_count=50,
+            phases=PHASES,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
