@@ -168,6 +168,7 @@ def print_job(common: Common, view: JobView) -> None:
             ("started", view.started_at),
             ("finished", view.finished_at),
             ("worker", view.worker),
+            ("progress", view.progress and f"{view.progress.fraction:.0%} {view.progress.message}".rstrip()),
             ("payload", view.payload),
             ("result", view.result),
         )

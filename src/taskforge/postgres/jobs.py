@@ -156,6 +156,7 @@ def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
         result=None if row["result"] is None else Raw(row["result"]),
         error=errors[-1] if errors and state is not JobState.SUCCEEDED else None,
         attempts=attempts,
+        worker=row["worker"],
         progress=None
         if row["fraction"] is None
         else ProgressView(round(row["fraction"], 6), row["progress_message"], row["reported_at"]),

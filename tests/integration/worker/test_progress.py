@@ -44,7 +44,7 @@ async def test_progress_is_seen_while_the_job_runs(
         await go_on.wait()
         current_job().progress(1.0)
 
-    async with working():
+    async with working(name="copier"):
         handle = await copy.submit()
 
         async def is_seen() -> bool:
@@ -54,8 +54,9 @@ async def test_progress_is_seen_while_the_job_runs(
         await eventually(is_seen)
         go_on.set()
         await handle.result(timeout=10)
-    progress = (await _view(core, int(handle.id))).progress
-    assert progress is not None and progress.fraction == 1.0
+    view = await _view(core, int(handle.id))
+    assert view.progress is not None and view.progress.fraction == 1.0
+    assert view.worker == "copier"
 
 
 async def test_progress_of_a_thread_is_kept(core: Core, forge: TaskForge, working: Any) -> None:

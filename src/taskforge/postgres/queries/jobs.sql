@@ -11,6 +11,8 @@ select j.id, j.job_type, j.priority, j.payload, j.options, j.submitted_at,
   p.kind as parked_kind, p.attempt as parked_attempt, p.run_at,
   r.attempt as ready_attempt,
   l.attempt as lease_attempt, l.leased_at, l.worker_id as lease_worker,
+  (select w.name from taskforge.workers w
+    where w.worker_id = coalesce(o.worker_id, l.worker_id) and w.tenant_id = $1) as worker,
   g.fraction, g.message as progress_message, g.reported_at,
   exists (select from taskforge.cancellations c where c.job_id = j.id and c.tenant_id = $1) as cancel_requested
 from unnest($2::bigint[]) with ordinality as wanted (id, place)
