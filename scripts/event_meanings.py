@@ -36,6 +36,7 @@ MEANINGS = {
     "worker.outcomes_unreported": "A worker stopped before it could report these outcomes; the jobs run again.",
     "worker.process_crashed": "A handler's process ended by itself; the attempt failed.",
     "worker.progress_delayed": "Progress could not be stored yet; the newest words are kept and tried again.",
+    "worker.progress_refused": "Progress could not be stored and was dropped. A fault of ours: report it.",
     "worker.register_delayed": "A worker could not register yet; it is tried again.",
     "worker.registered_anew": "A worker that was given up as lost has a new registration.",
     "worker.registration_lost": "The worker was given up as lost: it ends its handlers and drops their results.",

@@ -33,6 +33,7 @@ from taskforge.worker.context import JobContext, current
 from taskforge.worker.handlers import resolve
 
 HEADER = struct.Struct("!I")
+PAUSE_BETWEEN_WORDS = 0.1
 
 
 class Assignment(Struct, frozen=True):
@@ -67,20 +68,63 @@ def main(fd: int) -> None:
     threading.Thread(target=_listen, args=(connection, inbox), name="taskforge-child", daemon=True).start()
     known: dict[str, tuple[Callable[..., Any], Binding]] = {}
 
-    def say(answer: Conclusion | Word) -> None:
+    def send(answer: Conclusion | Word) -> None:
         body = encode(answer)
         connection.sendall(HEADER.pack(len(body)) + body)
 
     while True:
-        say(run(inbox.get(), known, say))
+        job = inbox.get()
+        words = Words(send)
+        words.conclude(run(job, known, words))
 
 
-def run(
-    job: Assignment,
-    known: dict[str, tuple[Callable[..., Any], Binding]],
-    say: Callable[[Word], None] = lambda word: None,
-) -> Conclusion:
-    """The conclusion of running one job; `known` remembers what was imported before, `say` hears of progress."""
+class Words:
+    """What one job says. The newest word travels, in a thread that starts with the first: a handler that says much
+    neither waits for the socket nor floods its worker. Nothing travels after the conclusion."""
+
+    def __init__(self, send: Callable[[Conclusion | Word], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._arrived = threading.Event()
+        self._newest: Word | None = None
+        self._started = False
+        self._over = False
+
+    def note(self, context: JobContext) -> None:
+        with self._lock:
+            if self._over:  # a thread of the handler's own outlived it
+                return
+            self._newest = Word(context.fraction, context.message)
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="taskforge-progress", daemon=True).start()
+        self._arrived.set()
+
+    def conclude(self, conclusion: Conclusion) -> None:
+        with self._lock:
+            self._over = True
+            self._send_newest()
+            self._send(conclusion)
+        self._arrived.set()
+
+    def _run(self) -> None:
+        while True:
+            self._arrived.wait()
+            self._arrived.clear()
+            with self._lock:
+                if self._over:
+                    return
+                self._send_newest()
+            time.sleep(PAUSE_BETWEEN_WORDS)
+
+    def _send_newest(self) -> None:
+        word, self._newest = self._newest, None
+        if word is not None:
+            self._send(word)
+
+
+def run(job: Assignment, known: dict[str, tuple[Callable[..., Any], Binding]], words: Words) -> Conclusion:
+    """The conclusion of running one job; `known` remembers what was imported before, `words` hears of progress."""
     try:
         if job.reference not in known:
             fn = resolve(job.reference)
@@ -100,7 +144,7 @@ def run(
         attempt=job.attempt,
         fence=job.fence,
         deadline=time.monotonic() + job.seconds,
-        on_progress=lambda context: say(Word(context.fraction, context.message)),
+        on_progress=words.note,
     )
     token = current.set(lambda: context)
     try:

@@ -103,8 +103,8 @@ class Completer:
     async def _flush(self) -> None:
         generation, worker_id = self._generation, self._standing.worker_id
         reports, count = self._collect()
-        if self._progress is not None and self._progress.is_waiting:
-            await self._progress.flush()  # a job's last word, which its end would make stale
+        if self._progress is not None and not self._progress.is_idle:
+            await self._progress.last_words([o.job_id for report in reports for o in report.outcomes])
         await self._report(worker_id, reports, generation)
         if generation == self._generation:
             self.waiting -= count

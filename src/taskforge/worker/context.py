@@ -78,7 +78,7 @@ class JobContext:
         Costs no waiting and, said often, no more than the newest word twice a second.
         """
         self.fraction = min(max(fraction, 0.0), 1.0) if fraction == fraction else 0.0  # NaN is no progress
-        self.message = storable(message, MAX_PROGRESS_MESSAGE)
+        self.message = storable(message[:MAX_PROGRESS_MESSAGE], MAX_PROGRESS_MESSAGE)
         self._on_progress(self)
 
     def check(self) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 
 from taskforge.domain.jobs import JobFilter, JobState
+from taskforge.domain.leases import Progress
 from taskforge.errors import Unavailable
 from taskforge.postgres import maintenance
-from taskforge.services import dead_letters, jobs
+from taskforge.services import dead_letters, jobs, leases
 from tests.support.engine import Engine, failed, report, succeeded
 
 SPAN = 4_000_000
@@ -71,6 +72,35 @@ async def test_prune_drops_what_ended_and_keeps_what_lives(engine: Engine) -> No
     assert await dead_letters.redrive(engine.core, engine.ctx, "default") == 1
     taken = [job_id for lease in await engine.claim(worker, 10) for job_id in lease.ids]
     assert sorted(taken) == sorted(dead + waiting)
+
+
+async def test_progress_moves_house_with_its_job_and_goes_with_its_partition(engine: Engine) -> None:
+    worker = await engine.register()
+    ids = await engine.submit(2)
+    [lease] = await engine.claim(worker, 2)
+    said = [Progress(lease.fence, job_id, 0.5, "half") for job_id in ids]
+    assert await leases.report_progress(engine.core, worker[0], said) == set()
+    await engine.finish(worker, report(lease, succeeded, ids[:1]))
+    await _seal_first_partition(engine)
+
+    assert await maintenance.prune(engine.core.database, keep=KEEP) == 0
+
+    assert [row["job_id"] for row in await engine.admin.fetch("select job_id from progress")] == ids[1:]
+    again = [Progress(lease.fence, ids[1], 0.75, "more")]
+    assert await leases.report_progress(engine.core, worker[0], again) == set()
+    view = await engine.view(ids[1])
+    assert view.progress is not None and view.progress.message == "more"
+
+
+async def test_every_partition_of_progress_leaves_room_to_update_in_place(engine: Engine) -> None:
+    await engine.admin.execute("select setval('taskforge.job_ids', $1)", 2 * SPAN)
+    await maintenance.ensure_partitions(engine.core.database, ahead=1)
+    rows = await engine.admin.fetch(
+        "select c.reloptions from pg_inherits i join pg_class c on c.oid = i.inhrelid"
+        " where i.inhparent = 'progress'::regclass"
+    )
+    assert len(rows) >= 3
+    assert all(row["reloptions"] == ["fillfactor=70"] for row in rows)
 
 
 async def test_prune_leaves_a_partition_that_is_not_old_enough(engine: Engine) -> None:

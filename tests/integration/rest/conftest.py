@@ -15,6 +15,7 @@ from taskforge.domain.leases import (
     Lease,
     LeaseReport,
     Outcome,
+    Progress,
     RegisterWorker,
     Registration,
     Succeeded,
@@ -105,6 +106,11 @@ class TinyWorker:
         )
         assert found, "there was nothing to claim"
         return found[0]
+
+    async def say(self, lease: Lease, fraction: float, message: str) -> None:
+        assert self._registration is not None
+        said = [Progress(lease.fence, job_id, fraction, message) for job_id in lease.ids]
+        assert not await leases.report_progress(self._core, self._registration.worker_id, said)
 
     async def finish(self, lease: Lease, *, error: str | None = None, result: bytes | None = None) -> None:
         assert self._registration is not None

@@ -30,6 +30,24 @@ async def test_a_job_shows_its_result_when_it_has_succeeded(api: httpx2.AsyncCli
     assert answer.json()["finished_at"].endswith("Z")
 
 
+async def test_a_job_shows_how_far_it_is_to_its_own_tenant_only(
+    api: httpx2.AsyncClient, worker: Any, stranger_token: str
+) -> None:
+    job_id = await submit(api)
+    lease = await worker.claim()
+    assert (await api.get(f"/api/v1/jobs/{job_id}")).json()["progress"] is None
+    await worker.say(lease, 0.25, "a quarter")
+    running = (await api.get(f"/api/v1/jobs/{job_id}")).json()
+    await worker.finish(lease)
+    ended = (await api.get(f"/api/v1/jobs/{job_id}")).json()
+    assert (running["state"], ended["state"]) == ("processing", "succeeded")
+    assert (running["progress"]["fraction"], running["progress"]["message"]) == (0.25, "a quarter")
+    assert running["progress"]["reported_at"].endswith("Z")
+    assert ended["progress"] == running["progress"]
+    strange = {"Authorization": f"Bearer {stranger_token}"}
+    assert (await api.get(f"/api/v1/jobs/{job_id}", headers=strange)).status_code == 404
+
+
 async def test_a_wait_ends_with_the_job(api: httpx2.AsyncClient, worker: Any) -> None:
     job_id = await submit(api)
     lease = await worker.claim()

@@ -26,6 +26,7 @@ begin
       execute format('alter table %I attach partition %I for values from (%s) to (%s)',
         v_table, v_table || '_' || n, n::bigint * 4000000 + 1, (n::bigint + 1) * 4000000 + 1);
     end loop;
+    execute format('alter table %I set (fillfactor = 70)', 'progress_' || n);  -- its rows are updated in place
     insert into partitions (number) values (n);
     v_made := v_made + 1;
   end loop;
