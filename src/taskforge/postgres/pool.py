@@ -58,6 +58,27 @@ class Database:
             await connection.fetchval(_DOORS["set_tenant"], str(tenant_id))
             yield connection
 
+    async def append(self, query: str, *arguments: Any) -> None:
+        """One ingest function in a transaction of its own: a single round trip, committed when this returns.
+
+        Raises Unavailable `database.commit_unknown` when its answer is lost.
+        """
+        with translated():
+            pool = await self._ingest.pool()
+            connection = await pool.acquire(timeout=_ACQUIRE_SECONDS)
+        try:
+            with translated():
+                await connection.execute(query, *arguments)
+        except Unavailable as error:
+            with suppress(Exception):
+                connection.terminate()
+            if isinstance(error.__cause__, _LOST):
+                raise _commit_unknown() from error
+            raise
+        finally:
+            with suppress(asyncpg.InterfaceError):
+                await pool.release(connection)
+
     async def call(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         """One dispatch function in a transaction of its own: a single round trip, committed when this returns."""
         with translated():
@@ -72,6 +93,24 @@ class Database:
 
     async def close(self) -> None:
         await asyncio.gather(self._ingest.close(), self._dispatch.close(), self._app.close())
+
+
+_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    TimeoutError,
+)
+
+
+def _commit_unknown() -> Unavailable:
+    return Unavailable(
+        "database.commit_unknown",
+        "the connection was lost while committing; the work may or may not have been stored",
+        retry_after=1,
+    )
 
 
 class _Door:
@@ -144,20 +183,9 @@ class _Transaction:
             return
         try:
             await self._connection.execute("commit")
-        except (
-            OSError,
-            asyncpg.PostgresConnectionError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            asyncpg.OperatorInterventionError,
-            TimeoutError,
-        ) as lost:
+        except _LOST as lost:
             await self._abandon()
-            raise Unavailable(
-                "database.commit_unknown",
-                "the connection was lost while committing; the work may or may not have been stored",
-                retry_after=1,
-            ) from lost
+            raise _commit_unknown() from lost
         except BaseException as failed:
             await self._abandon()
             with translated():

@@ -17,7 +17,16 @@ from taskforge.domain.jobs import GroupAnswer, JobDraft, JobGroup, JobState
 from taskforge.errors import Conflict, Unavailable
 from taskforge.postgres.ids import JobIds
 from taskforge.postgres.pool import Database
-from taskforge.postgres.submit import KeyedDraft, Lane, Run, lay_out, publish, take_keys
+from taskforge.postgres.submit import (
+    KeyedDraft,
+    Lane,
+    Run,
+    is_few,
+    lay_out,
+    publish,
+    store_few,
+    take_keys,
+)
 
 _FLUSHES_AT_ONCE = 2
 _JOBS_PER_FLUSH = 10_000
@@ -153,12 +162,15 @@ class Submitter:
         plan = _Plan(batch)
         ids = await self._ids.take(sum(submission.size for submission in batch))
         plan.assign(ids)
-        async with self._database.ingest() as connection:
-            if plan.offers:
-                await take_keys(connection, plan.offers, keep=_KEEP_KEYS)
-                plan.settle_keys()
-            if plan.runs:
-                await publish(connection, plan.runs)
+        if not plan.offers and is_few(plan.runs):
+            await store_few(self._database, plan.runs)
+        else:
+            async with self._database.ingest() as connection:
+                if plan.offers:
+                    await take_keys(connection, plan.offers, keep=_KEEP_KEYS)
+                    plan.settle_keys()
+                if plan.runs:
+                    await publish(connection, plan.runs)
         if ready := {run.lane.queue_id for run in plan.runs if not run.lane.is_parked}:
             self._on_ready(ready)
         if any(run.lane.is_parked for run in plan.runs):

@@ -43,7 +43,8 @@ WITHOUT_TENANT = {"enqueue_blocks", "floors", "partitions", "schema_migrations"}
 INGEST_READS = {("queues", "queue_id"), ("queues", "deleted_at")}
 
 CALLED_BY_APP = {"cancel", "retry", "redrive", "purge", "refuse_deleted", "open_lanes"}
-CALLED_BY_INGEST = {"publish", "park_new", "take_keys"}
+CALLED_BY_INGEST = {"publish", "store_few", "park_new", "take_keys"}
+OWNED_BY_INGEST = {"store_few"}
 CALLED_BY_CLIENT = {"enqueue"}
 OWNED_BY_THE_MIGRATOR = {"ensure_partitions", "prune"}
 
@@ -149,8 +150,9 @@ async def test_functions_may_be_called_by_their_door_alone(engine: Engine) -> No
         assert {role for role, may in expected.items() if may} == callers - {"taskforge_dispatch"}, name
         if row["prosecdef"]:
             assert any(entry.startswith("search_path=taskforge") for entry in row["proconfig"]), name
-            is_migrators = row["owner"] != "taskforge_dispatch"
+            is_migrators = row["owner"] not in ("taskforge_dispatch", "taskforge_ingest")
             assert is_migrators == (name in OWNED_BY_THE_MIGRATOR), name
+            assert (row["owner"] == "taskforge_ingest") == (name in OWNED_BY_INGEST), name
         if name in CALLED_BY_APP:
             assert not row["prosecdef"], f"{name} would escape row-level security"
 

@@ -8,7 +8,7 @@ begin
     from pg_proc p where p.pronamespace = 'taskforge'::regnamespace
   loop
     execute format('revoke all on function %s from public', f.signature);
-    if f.proname in ('publish', 'park_new', 'take_keys') then
+    if f.proname in ('publish', 'store_few', 'park_new', 'take_keys') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
@@ -20,7 +20,8 @@ begin
       execute format('grant execute on function %s to taskforge_dispatch', f.signature);
     end if;
     if f.prosecdef and f.proname not in ('ensure_partitions', 'prune') then
-      execute format('alter function %s owner to taskforge_dispatch', f.signature);
+      execute format('alter function %s owner to %I', f.signature,
+        case f.proname when 'store_few' then 'taskforge_ingest' else 'taskforge_dispatch' end);
     end if;
   end loop;
 end

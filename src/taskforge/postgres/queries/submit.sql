@@ -7,6 +7,10 @@ select nextval('taskforge.job_ids') from generate_series(1, $1);
 -- name: publish
 select taskforge.publish($1, $2, $3, $4, $5, $6);
 
+-- name: store_few
+-- A transaction of its own: the function draws the xid itself.
+select taskforge.store_few($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
 -- name: park_new
 select taskforge.park_new($1, $2, $3, $4, $5, $6);
 
