@@ -28,7 +28,6 @@ from taskforge.postgres.submit import (
     take_keys,
 )
 
-_FLUSHES_AT_ONCE = 2
 _JOBS_PER_FLUSH = 10_000
 _JOBS_WAITING = 100_000
 _KEEP_KEYS = timedelta(hours=24)
@@ -67,7 +66,7 @@ class Submitter:
         self._on_parked = on_parked
         self._waiting: list[Submission] = []
         self._jobs_waiting = 0
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._flushing: asyncio.Task[None] | None = None
 
     async def submit(
         self, tenant_id: UUID, groups: Sequence[JobGroup], queue_ids: dict[str, int], *, is_atomic: bool
@@ -99,8 +98,8 @@ class Submitter:
 
     async def close(self) -> None:
         """Returns when everything accepted so far has been answered."""
-        while self._flushes:
-            await asyncio.wait(self._flushes)
+        while self._flushing is not None:
+            await asyncio.wait({self._flushing})
 
     def _given_up(self, submission: Submission) -> Unavailable:
         """What to tell a caller who has waited long enough. What no flush has taken yet is never stored."""
@@ -117,13 +116,13 @@ class Submitter:
         )
 
     def _start(self) -> None:
-        while self._waiting and len(self._flushes) < _FLUSHES_AT_ONCE:
-            task = asyncio.create_task(self._flush(self._take()), name="submit-flush")
-            self._flushes.add(task)
-            task.add_done_callback(self._ended)
+        # One at a time: two would each be smaller, and a COPY has a fixed price.
+        if self._waiting and self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(self._take()), name="submit-flush")
+            self._flushing.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._flushes.discard(task)
+        self._flushing = None
         self._start()
 
     def _take(self) -> list[Submission]:
