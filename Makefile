@@ -36,8 +36,8 @@ test-integration: $(STAMP) ## against a real PostgreSQL
 test-e2e: $(STAMP) ## the real processes
 	$(PYTEST) tests/e2e
 
-test-system: $(STAMP) ## the integration tests on the system's PostgreSQL 15 (or TASKFORGE_PG_BIN)
-	@sh scripts/system-postgres.sh $(PYTEST) $(PARALLEL) tests/integration
+test-system: $(STAMP) ## the tests that use a database, on the system's PostgreSQL 15 (or TASKFORGE_PG_BIN)
+	@sh scripts/system-postgres.sh $(PYTEST) $(PARALLEL) tests/integration tests/migration tests/property tests/e2e tests/docs
 
 chaos: $(STAMP) ## the fault tests, longer than `make test` runs them
 	TASKFORGE_CHAOS_FACTOR="$${TASKFORGE_CHAOS_FACTOR:-10}" $(PYTEST) -s tests/chaos
