@@ -29,9 +29,7 @@ _decode_any: Callable[[bytes | msgspec.Raw], JsonValue] = msgspec.json.Decoder()
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _KEY_COLON = re.compile(rb'"[ \t\r\n]*+:')
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
-_NOT_FINITE = re.compile(
-    rb'(?:[^"NI]++|"(?:[^"\\]++|\\.)*+"?|N(?!aN)|I(?!nfinity))*+(?:NaN|Infinity)', re.DOTALL
-)
+_NOT_FINITE = re.compile(rb"NaN|Infinity")
 _LONE_SURROGATE = re.compile(
     rb"(?<!\\)(?:\\\\)*+(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F])",
     re.DOTALL,
@@ -283,7 +281,7 @@ def _too_deep() -> Invalid:
 
 def _refuse_syntax(raw: bytes, message: str) -> NoReturn:
     """Say what is wrong with text that msgspec could not read, without repeating any of it."""
-    if (b"NaN" in raw or b"Infinity" in raw) and _NOT_FINITE.match(raw):
+    if _NOT_FINITE.search(raw) and _NOT_FINITE.search(_STRING.sub(b"", raw)):
         detail = "NaN and Infinity are not numbers in JSON"
         raise Invalid("request.not_finite", detail, fields=(FieldError("", "not_finite", detail),)) from None
     if b"\\u" in raw and _LONE_SURROGATE.search(raw):
