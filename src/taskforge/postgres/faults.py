@@ -9,9 +9,6 @@ import asyncpg
 
 from taskforge.errors import Conflict, Forbidden, Invalid, TaskForgeError, Unavailable, WorkerLost
 
-QUEUE_GONE = "TF001"
-WORKER_GONE = "TF002"
-
 _AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,

@@ -50,8 +50,8 @@ class QueueDirectory:
         self._database = database
         self._ids: dict[tuple[UUID, str], int] = {}
 
-    async def find(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
-        """Ids of all names; raises Invalid `queue.not_found` naming those that do not exist."""
+    async def known(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
+        """Ids of those names that exist."""
         found = {name: self._ids[tenant_id, name] for name in names if (tenant_id, name) in self._ids}
         if len(found) < len(names):
             missing = [name for name in names if name not in found]
@@ -59,15 +59,19 @@ class QueueDirectory:
                 fetched = await queues.queue_ids(connection, tenant_id, missing)
             self._ids.update({(tenant_id, name): queue_id for name, queue_id in fetched.items()})
             found |= fetched
-            unknown = [name for name in missing if name not in fetched]
-            if unknown:
-                raise Invalid(
-                    "queue.not_found",
-                    f'queue "{unknown[0]}" does not exist; create it first with POST /api/v1/queues',
-                    fields=tuple(
-                        FieldError("/queue_name", "queue.not_found", f'no queue "{n}"') for n in unknown
-                    ),
-                )
+        return found
+
+    async def find(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
+        """Ids of all names; raises Invalid `queue.not_found` naming those that do not exist."""
+        found = await self.known(tenant_id, names)
+        if unknown := [name for name in names if name not in found]:
+            raise Invalid(
+                "queue.not_found",
+                f'queue "{unknown[0]}" does not exist; create it first with POST /api/v1/queues',
+                fields=tuple(
+                    FieldError("/queue_name", "queue.not_found", f'no queue "{n}"') for n in unknown
+                ),
+            )
         return found
 
     async def ensure(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:

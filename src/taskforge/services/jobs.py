@@ -28,15 +28,11 @@ async def submit(
     """
     errors = _check(core, drafts)
     names = list({draft.queue_name for i, draft in enumerate(drafts) if i not in errors})
-    try:
-        queue_ids = await core.directory.find(ctx.tenant_id, names)
-    except Invalid as error:
-        missing = {field.detail for field in error.fields}
+    queue_ids = await core.directory.known(ctx.tenant_id, names)
+    if len(queue_ids) < len(names):
         for index, draft in enumerate(drafts):
-            if index not in errors and f'no queue "{draft.queue_name}"' in missing:
+            if index not in errors and draft.queue_name not in queue_ids:
                 errors[index] = _unknown_queue(draft.queue_name, _pointer(drafts, index))
-        known = [name for name in names if f'no queue "{name}"' not in missing]
-        queue_ids = await core.directory.find(ctx.tenant_id, known)
     if errors and atomic:
         raise _refusal(errors, len(drafts))
     good = [draft for i, draft in enumerate(drafts) if i not in errors] if errors else drafts
