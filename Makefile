@@ -37,7 +37,8 @@ test-e2e: $(STAMP) ## the real processes
 	$(PYTEST) tests/e2e
 
 test-system: $(STAMP) ## the tests that use a database, on the system's PostgreSQL 15 (or TASKFORGE_PG_BIN)
-	@sh scripts/system-postgres.sh $(PYTEST) $(PARALLEL) tests/integration tests/migration tests/property tests/docs tests/e2e/test_cli.py
+	@sh scripts/system-postgres.sh $(PYTEST) $(PARALLEL) -m "not serial" --ignore tests/unit --ignore tests/guards
+	@sh scripts/system-postgres.sh $(PYTEST) tests/chaos
 
 chaos: $(STAMP) ## the fault tests, longer than `make test` runs them
 	TASKFORGE_CHAOS_FACTOR="$${TASKFORGE_CHAOS_FACTOR:-10}" $(PYTEST) -s tests/chaos

@@ -36,7 +36,7 @@ def account_for_server() -> Account | None:
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
     command += ["--shell", "/usr/sbin/nologin", name]
     if shutil.which(command[0]):
-        subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+        subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, start_new_session=True)
     # Looked up again even when it failed: another process may have made it at the same moment.
     if found := _lookup(name):
         return found

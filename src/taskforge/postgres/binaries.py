@@ -108,6 +108,7 @@ def _inspect(folder: Path, supplier: str) -> Binaries | None:
             text=True,
             timeout=30,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal must not look like a PostgreSQL that does not work
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

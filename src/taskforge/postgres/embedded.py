@@ -212,6 +212,7 @@ class EmbeddedPostgres:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # away from the terminal's Ctrl-C from its first moment
             )
             if await launched.wait() not in (0, 75):
                 raise _start_failed(self.log_file)

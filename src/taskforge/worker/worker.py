@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import structlog
 
-from taskforge.domain.leases import Beat, RegisterWorker
+from taskforge.domain.leases import Beat, RegisterWorker, Registration
 from taskforge.domain.tenants import Context
 from taskforge.errors import ConfigurationError, TaskForgeError, Unavailable
 from taskforge.services.core import Core
@@ -98,7 +98,7 @@ class Worker:
         self._broken = False
         self.shutdown = Shutdown()
         self._standing = Standing()
-        registration = await self._source.register()
+        registration = await self._register()
         self._standing.worker_id = registration.worker_id
         self._journal = Journal(self._concurrency)
         self._progress = ProgressReporter(self._source, self._standing)
@@ -257,6 +257,15 @@ class Worker:
             self.heartbeat.renew()
             self._producer.poke()
             log.info("worker.registered_anew", worker_id=self.worker_id)
+
+    async def _register(self) -> Registration:
+        """A commit whose answer was lost is asked again: a registration nobody beats for expires by itself."""
+        try:
+            return await self._source.register()
+        except Unavailable as error:
+            if error.code != "database.commit_unknown":
+                raise
+            return await self._source.register()
 
     async def _register_anew(self) -> int:
         pause = 0.1

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from taskforge import JobCancelled, JobFailed, Retry, Snooze, TaskForge, current
 from taskforge.clients import DirectClient
 from taskforge.domain.jobs import JobState
 from taskforge.domain.tenants import Context
+from taskforge.errors import Unavailable
 from taskforge.runtime.maintenance import Maintenance
 from taskforge.services import leases
 from taskforge.services.core import Core
@@ -36,6 +38,29 @@ async def test_submitted_jobs_run_and_their_results_come_back(forge: TaskForge, 
         view = await total.refresh()
     assert (view.state, view.attempt, view.queue_name) == (JobState.SUCCEEDED, 1, "math")
     assert view.submitted_at <= view.started_at <= view.finished_at
+
+
+async def test_a_registration_whose_answer_was_lost_is_asked_for_again(
+    core: Core, forge: TaskForge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @forge.job()
+    async def answer() -> int:
+        return 42
+
+    register = leases.register
+    lost = []
+
+    async def loses_its_first_answer(*args: Any) -> Any:
+        made = await register(*args)
+        if not lost:
+            lost.append(made.worker_id)
+            raise Unavailable("database.commit_unknown", "the connection was lost while committing")
+        return made
+
+    monkeypatch.setattr(leases, "register", loses_its_first_answer)
+    async with Worker(core, forge.handlers(), queues=forge.queues) as worker:
+        assert lost and worker.worker_id not in lost
+        assert await (await answer.submit()).result(timeout=10) == 42
 
 
 async def test_a_failing_job_is_retried_and_ends_as_a_dead_letter(forge: TaskForge, working) -> None:
