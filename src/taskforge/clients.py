@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import cached_property
 from typing import Protocol
 
+from taskforge.api import Api
 from taskforge.domain.jobs import JobDraft, JobGroup, JobView
 from taskforge.domain.tenants import Context
 from taskforge.errors import NotFound
 from taskforge.services import jobs
 from taskforge.services.core import Core
+from taskforge.settings import Settings
 
 
 class Client(Protocol):
-    """Job ids are decimal strings."""
+    """Job ids are decimal strings. Verbs that are not hot go through `api`."""
+
+    @property
+    def api(self) -> Api: ...
 
     async def submit(self, draft: JobDraft, payloads: Sequence[bytes]) -> Sequence[int] | Sequence[str]:
         """Jobs like `draft`, one for each payload, all or nothing; durable when this returns."""
@@ -32,10 +38,17 @@ class Client(Protocol):
 class DirectClient:
     """The services in this process, on a database. `resources` are closed with the client."""
 
-    def __init__(self, core: Core, ctx: Context, resources: AsyncExitStack) -> None:
+    def __init__(self, core: Core, ctx: Context, settings: Settings, resources: AsyncExitStack) -> None:
         self._core = core
         self._ctx = ctx
+        self._settings = settings
         self._resources = resources
+
+    @cached_property
+    def api(self) -> Api:
+        from taskforge.rest.in_process import InProcess  # a web framework that plain submitting never needs
+
+        return Api(InProcess(self._core, self._ctx, self._settings))
 
     async def submit(self, draft: JobDraft, payloads: Sequence[bytes]) -> Sequence[int] | Sequence[str]:
         # The queue was declared in code, so it is no typing mistake and may be made.

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 from uuid import UUID
 
+from taskforge.api import Api
 from taskforge.clients import Client, DirectClient
 from taskforge.domain.jobs import DEFAULT_PRIORITY, JobDraft
 from taskforge.domain.retry import RetryPolicy
@@ -148,6 +149,10 @@ class TaskForge:
         """Run an async call of this SDK from code without an event loop: `forge.sync(handle.result())`."""
         return self._portal.call(work)
 
+    async def api(self) -> Api:
+        """The whole REST API as Python calls, wherever this object's jobs go."""
+        return (await self.client()).api
+
     async def client(self) -> Client:
         """The open client of the running event loop. Loops do not share connections."""
         if self._override is not None:
@@ -198,7 +203,7 @@ class TaskForge:
             core = await resources.enter_async_context(
                 open_core(dsn, max_payload_bytes=settings.max_payload_bytes, pool_size=settings.pool_size)
             )
-            return DirectClient(core, Context(self.tenant_id, "sdk"), resources.pop_all())
+            return DirectClient(core, Context(self.tenant_id, "sdk"), settings, resources.pop_all())
         raise AssertionError("unreachable")
 
 

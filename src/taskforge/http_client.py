@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from taskforge import errors
+from taskforge.api import Api
 from taskforge.domain.jobs import BATCH_LIMIT, JobDraft, JobView
 from taskforge.errors import FieldError, TaskForgeError, Unavailable
 
@@ -53,6 +54,7 @@ class HttpClient:
         self, url: str, token: str | None, *, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
         self._url = url.rstrip("/")
+        self.api = Api(self)
         self._rng = Random()
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -84,15 +86,27 @@ class HttpClient:
     async def cancel(self, job_id: str) -> JobView:
         return _view(await self._call("POST", f"/api/v1/jobs/{job_id}/cancel"))
 
+    async def request(self, method: str, path: str, body: bytes | None, content_type: str) -> bytes:
+        """For `api`: any request; what changes nothing is tried again when the server is away."""
+        return await self._call(
+            method, path, body=body, repeatable=method == "GET", content_type=content_type
+        )
+
     async def close(self) -> None:
         await self._http.aclose()
 
     async def _call(
-        self, method: str, path: str, *, body: bytes | None = None, repeatable: bool = False
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        repeatable: bool = False,
+        content_type: str = "application/json",
     ) -> bytes:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._once(method, path, body)
+                return await self._once(method, path, body, content_type)
             except Unavailable as error:
                 if not repeatable or attempt == ATTEMPTS:
                     raise
@@ -100,15 +114,15 @@ class HttpClient:
                 await asyncio.sleep(min(pause, 5.0) * (0.5 + self._rng.random()))
         raise AssertionError("unreachable")
 
-    async def _once(self, method: str, path: str, body: bytes | None) -> bytes:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+    async def _once(self, method: str, path: str, body: bytes | None, content_type: str) -> bytes:
+        headers = {"Content-Type": content_type} if body is not None else {}
         try:
             response = await self._http.request(method, self._url + path, content=body, headers=headers)
         except httpx2.TransportError as error:
             detail = f"the server at {self._url} does not answer ({type(error).__name__})"
             raise Unavailable("server.unavailable", detail, retry_after=0.2) from error
         if response.status_code >= 400:
-            _raise(response)
+            raise_problem(response)
         return response.content
 
 
@@ -121,6 +135,8 @@ def _item(draft: JobDraft) -> bytes:
             fields[name] = value
     if draft.tags:
         fields["tags"] = draft.tags
+    if draft.terms is not None:
+        fields |= msgspec.to_builtins(draft.terms)
     return msgspec.json.encode(fields)[:-1] + b',"payload":'
 
 
@@ -148,7 +164,8 @@ def _view(body: bytes) -> JobView:
     return msgspec.structs.replace(view, result=result)
 
 
-def _raise(response: httpx2.Response) -> NoReturn:
+def raise_problem(response: httpx2.Response) -> NoReturn:
+    """What the problem document of an answer says, as the error that the services raise."""
     try:
         problem = msgspec.json.decode(response.content, type=_Problem)
     except msgspec.DecodeError:

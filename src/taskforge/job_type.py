@@ -15,6 +15,7 @@ from taskforge import transactions
 from taskforge.clock import SystemClock
 from taskforge.domain.jobs import JobDraft, check_draft
 from taskforge.domain.retry import RetryPolicy
+from taskforge.domain.terms import NO_TERMS, Dependency, JobTerms, Unique, Webhook
 from taskforge.errors import ConfigurationError, Invalid
 from taskforge.handles import JobHandle, JobHandles
 from taskforge.worker.answers import Answer, seconds
@@ -121,6 +122,16 @@ class JobType(Generic[P, C, R]):
         retry: RetryPolicy | UnsetType = UNSET,
         idempotency_key: str | UnsetType = UNSET,
         tags: Sequence[str] | UnsetType = UNSET,
+        concurrency_key: str | None = None,
+        dependency_key: str | None = None,
+        expires: datetime | float | timedelta | None = None,
+        deadline: datetime | float | timedelta | None = None,
+        unique: Unique | None = None,
+        depends_on: Sequence[JobHandle[Any] | Dependency | str] = (),
+        batch_id: str | None = None,
+        webhook: Webhook | str | None = None,
+        result_retention: float | timedelta | None = None,
+        schema_version: int | None = None,
         connection: object = None,
     ) -> Submitter[P, R]:
         """A submitter whose jobs differ from the declaration in what is given here.
@@ -140,7 +151,23 @@ class JobType(Generic[P, C, R]):
             "idempotency_key": idempotency_key,
             "tags": UNSET if tags is UNSET else tuple(tags),
         }
-        changes = {name: value for name, value in given.items() if value is not UNSET}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not UNSET}
+        terms = JobTerms(
+            concurrency_key=concurrency_key,
+            dependency_key=dependency_key,
+            expires_at=expires if isinstance(expires, datetime) else None,
+            expires_in_seconds=_in_seconds(expires),
+            deadline_at=deadline if isinstance(deadline, datetime) else None,
+            deadline_in_seconds=_in_seconds(deadline),
+            unique=unique,
+            depends_on=tuple(_dependency(parent) for parent in depends_on),
+            batch_id=batch_id,
+            webhook=Webhook(webhook) if isinstance(webhook, str) else webhook,
+            result_retention_seconds=_in_seconds(result_retention),
+            schema_version=schema_version,
+        )
+        if terms != NO_TERMS:
+            changes["terms"] = terms
         if connection is not None:
             transactions.check(connection)
         return Submitter(self, msgspec.structs.replace(self._draft, **changes), connection)
@@ -179,6 +206,19 @@ class JobType(Generic[P, C, R]):
         if not values or object in values:
             return Any
         return typing.Union[tuple(values)]  # noqa: UP007 - the members are only known here
+
+
+def _in_seconds(value: datetime | float | timedelta | None) -> float | None:
+    return None if value is None or isinstance(value, datetime) else seconds(value)
+
+
+def _dependency(parent: JobHandle[Any] | Dependency | str) -> Dependency:
+    match parent:
+        case Dependency():
+            return parent
+        case str():
+            return Dependency(parent)
+    return Dependency(parent.id)
 
 
 def _is_union(annotation: Any) -> bool:

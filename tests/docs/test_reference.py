@@ -9,7 +9,7 @@ import click
 import pytest
 
 from taskforge.cli.root import taskforge
-from taskforge.rest.openapi_paths import PATHS
+from taskforge.rest.contract import PATHS
 from taskforge.settings import TABLE
 from tests.docs.pages import ROOT
 from tests.docs.scripts import event_meanings, readme_bench, reference, source_facts

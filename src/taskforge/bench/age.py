@@ -19,7 +19,7 @@ from taskforge.domain.jobs import JobDraft, JobGroup
 from taskforge.domain.leases import LeaseReport, RegisterWorker, Succeeded
 from taskforge.domain.tenants import DEFAULT_TENANT, Context
 from taskforge.postgres.ids import JobIds
-from taskforge.postgres.submit import Lane, Run, publish
+from taskforge.postgres.submit import Lane, Place, Run, publish
 from taskforge.runtime.maintenance import Maintenance
 from taskforge.services import jobs, leases
 from taskforge.services.core import Core
@@ -48,7 +48,7 @@ class _Hands:
 
     async def submit_extents(self, count: int) -> None:
         """As lone submits leave them: every job an extent of its own."""
-        lane = Lane(DEFAULT_TENANT, self._queue_ids[0], 5, False)
+        lane = Lane(DEFAULT_TENANT, self._queue_ids[0], 5, Place.READY)
         part: list[tuple[JobDraft, Sequence[bytes]]] = [(JobDraft(self._queue, "noop", b""), [_PAYLOAD])]
         ids = JobIds(self._core.database)
         for _ in range(count // _BATCH):

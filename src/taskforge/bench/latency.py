@@ -16,6 +16,7 @@ from taskforge.bench.jobs import QUEUE, forge, stamp
 from taskforge.bench.processes import child
 from taskforge.clients import DirectClient
 from taskforge.domain.tenants import Context
+from taskforge.settings import load
 from taskforge.worker.worker import Worker
 
 Sample = Callable[[], Awaitable[float]]
@@ -35,7 +36,7 @@ async def _one_process(cluster: Cluster) -> AsyncIterator[Sample]:
         started.put_nowait(time.monotonic_ns())
 
     async with open_core(cluster.dsn) as core:
-        with here.use(DirectClient(core, Context(), AsyncExitStack())):
+        with here.use(DirectClient(core, Context(), load(), AsyncExitStack())):
             async with Worker(core, here.handlers(), queues=[QUEUE]):
 
                 async def sample() -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Protocol
 from uuid import UUID
 
+from taskforge.api import Api
 from taskforge.cli.command import Common
 from taskforge.domain.jobs import JobDraft, JobFilter, JobView, Verdict
 from taskforge.domain.queues import QueueChange, QueueDraft, QueueHealth
@@ -16,12 +18,16 @@ from taskforge.rest.schemas import QueueView
 from taskforge.services import dead_letters, jobs, queues
 from taskforge.services.core import Core
 from taskforge.services.pages import Page
+from taskforge.settings import Settings
 
 LONGEST_WAIT = 30.0
 
 
 class Access(Protocol):
-    """Job ids are decimal strings. Errors are those of the services."""
+    """Job ids are decimal strings. Errors are those of the services. Newer nouns go through `api`."""
+
+    @property
+    def api(self) -> Api: ...
 
     async def submit_all(self, drafts: Sequence[JobDraft], *, atomic: bool) -> list[Verdict]: ...
 
@@ -80,13 +86,20 @@ async def open_access(common: Common, *, tenant_id: UUID | None = None) -> Async
         async with open_core(
             place.dsn, worker_ttl=settings.worker_ttl, max_payload_bytes=settings.max_payload_bytes
         ) as core:
-            yield DirectAccess(core, Context(tenant_id or DEFAULT_TENANT, "cli"))
+            yield DirectAccess(core, Context(tenant_id or DEFAULT_TENANT, "cli"), settings)
 
 
 class DirectAccess:
-    def __init__(self, core: Core, ctx: Context) -> None:
+    def __init__(self, core: Core, ctx: Context, settings: Settings) -> None:
         self._core = core
         self._ctx = ctx
+        self._settings = settings
+
+    @cached_property
+    def api(self) -> Api:
+        from taskforge.rest.in_process import InProcess
+
+        return Api(InProcess(self._core, self._ctx, self._settings))
 
     async def submit_all(self, drafts: Sequence[JobDraft], *, atomic: bool) -> list[Verdict]:
         return await jobs.submit(self._core, self._ctx, drafts, atomic=atomic)

@@ -127,7 +127,7 @@ def create(common: Common, /, name: str, tenant: UUID | None, **policy: Any) -> 
     Example:
       taskforge queues create email --max-attempts 8 --timeout 30s --retry linear
     """
-    draft = QueueDraft(name, **_given(**policy))
+    draft = QueueDraft(name=name, **_given(**policy))
     _print(common, ask(common, tenant, lambda access: access.create_queue(draft)))
 
 

@@ -18,6 +18,7 @@ from msgspec import Raw, Struct, structs
 
 from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME
 from taskforge.domain.retry import MAX_DELAY_SECONDS, RetryPolicy, check_policy
+from taskforge.domain.terms import JobTerms, check_terms
 from taskforge.errors import FieldError, Invalid, TaskForgeError
 
 JOB_TYPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}")
@@ -65,6 +66,7 @@ class JobDraft(Struct, frozen=True):
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
     trace: str | None = None
+    terms: JobTerms | None = None
 
 
 class JobOptions(Struct, frozen=True, omit_defaults=True):
@@ -74,6 +76,7 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
     trace: str | None = None
+    terms: JobTerms | None = None
 
 
 class JobGroup(Struct, frozen=True):
@@ -190,6 +193,7 @@ def _is_like(draft: JobDraft, other: JobDraft) -> bool:
         and draft.timeout_seconds == other.timeout_seconds
         and draft.trace == other.trace
         and draft.retry == other.retry
+        and draft.terms == other.terms
     )
 
 
@@ -204,6 +208,7 @@ def is_plain(draft: JobDraft) -> bool:
         and draft.trace is None
         and draft.max_attempts is None
         and draft.timeout_seconds is None
+        and draft.terms is None
     )
 
 
@@ -250,6 +255,8 @@ def _check_options(
         refuse("tags", "too_many", f"at most {MAX_TAGS} tags")
     elif any(not TAG.fullmatch(tag) for tag in draft.tags):
         refuse("tags", "pattern", f"each tag must match {TAG.pattern}")
+    if draft.terms is not None:
+        check_terms(draft.terms, now, refuse)
     if draft.retry is not None:
         try:
             check_policy(draft.retry, f"{pointer}/retry")

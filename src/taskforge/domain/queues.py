@@ -4,15 +4,67 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType
 
 from taskforge.domain.retry import DEFAULT_POLICY, RetryPolicy, check_policy
+from taskforge.domain.terms import MAX_TERM_SECONDS, Refuse, Webhook
 from taskforge.errors import FieldError, Invalid
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 MAX_TIMEOUT_SECONDS = 7 * 86_400.0
+
+
+class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
+    """At most `limit` starts in any `per_seconds`."""
+
+    limit: int
+    per_seconds: float
+
+
+class RetryBudget(Struct, frozen=True, forbid_unknown_fields=True):
+    """Retries may be at most this share of the queue's starts; `min_per_second` are always allowed."""
+
+    ratio: float
+    min_per_second: float = 1.0
+
+
+class CircuitBreaker(Struct, frozen=True, forbid_unknown_fields=True):
+    """Opens when at least `failure_rate` of at least `min_calls` attempts within `window_seconds` failed; after
+    `open_seconds` it lets `probes` jobs through, and closes when they succeed."""
+
+    failure_rate: float = 0.5
+    min_calls: int = 20
+    window_seconds: float = 60.0
+    open_seconds: float = 30.0
+    probes: int = 1
+
+
+CrashPolicy = Literal["retry", "at_most_once"]
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What most queues leave alone. None means: no limit, or for ever."""
+
+    max_concurrency: int | None = None
+    rate_limits: tuple[RateLimit, ...] = ()
+    key_max_concurrency: int | None = None
+    key_rate_limits: tuple[RateLimit, ...] = ()
+    ageing_seconds: float | None = 300.0
+    expires_in_seconds: float | None = None
+    result_retention_seconds: float | None = None
+    dead_letter_retention_seconds: float | None = None
+    dead_letter_queue: str | None = None
+    crash_policy: CrashPolicy = "retry"
+    retry_budget: RetryBudget | None = None
+    circuit_breaker: CircuitBreaker | None = None
+    webhook: Webhook | None = None
+
+
+DEFAULT_SETTINGS = QueueSettings()
+MAX_RATE_LIMITS = 4
 
 
 class Queue(Struct, frozen=True):
@@ -28,9 +80,10 @@ class Queue(Struct, frozen=True):
     retry: RetryPolicy
     created_at: datetime
     updated_at: datetime
+    settings: QueueSettings = DEFAULT_SETTINGS
 
 
-class QueueDraft(Struct, frozen=True, forbid_unknown_fields=True):
+class QueueDraft(QueueSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A queue to be made."""
 
     name: str
@@ -39,14 +92,40 @@ class QueueDraft(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_seconds: float = 300.0
     retry: RetryPolicy = DEFAULT_POLICY
 
+    @property
+    def settings(self) -> QueueSettings:
+        return QueueSettings(**{name: getattr(self, name) for name in SETTING_NAMES})
 
-class QueueChange(Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change; what is unset stays."""
+
+SETTING_NAMES: tuple[str, ...] = QueueSettings.__struct_fields__
+
+
+class QueueChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to change; what is unset stays, and null takes a limit away."""
 
     priority: int | UnsetType = UNSET
     max_attempts: int | UnsetType = UNSET
     timeout_seconds: float | UnsetType = UNSET
     retry: RetryPolicy | UnsetType = UNSET
+    max_concurrency: int | UnsetType | None = UNSET
+    rate_limits: tuple[RateLimit, ...] | UnsetType = UNSET
+    key_max_concurrency: int | UnsetType | None = UNSET
+    key_rate_limits: tuple[RateLimit, ...] | UnsetType = UNSET
+    ageing_seconds: float | UnsetType | None = UNSET
+    expires_in_seconds: float | UnsetType | None = UNSET
+    result_retention_seconds: float | UnsetType | None = UNSET
+    dead_letter_retention_seconds: float | UnsetType | None = UNSET
+    dead_letter_queue: str | UnsetType | None = UNSET
+    crash_policy: CrashPolicy | UnsetType = UNSET
+    retry_budget: RetryBudget | UnsetType | None = UNSET
+    circuit_breaker: CircuitBreaker | UnsetType | None = UNSET
+    webhook: Webhook | UnsetType | None = UNSET
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Those of the settings that change."""
+        given = {name: getattr(self, name) for name in SETTING_NAMES}
+        return {name: value for name, value in given.items() if value is not UNSET}
 
 
 class QueueHealth(Struct, frozen=True):
@@ -85,6 +164,7 @@ def check_draft(draft: QueueDraft) -> None:
             max_attempts=draft.max_attempts,
             timeout_seconds=draft.timeout_seconds,
             retry=draft.retry,
+            **{name: getattr(draft, name) for name in SETTING_NAMES},
         )
     )
 
@@ -107,5 +187,58 @@ def check_change(change: QueueChange) -> None:
             check_policy(change.retry)
         except Invalid as error:
             wrong.extend(error.fields)
+    _check_settings(change, wrong)
     if wrong:
         raise Invalid("queue.invalid", "the queue cannot be configured like this", fields=tuple(wrong))
+
+
+def _check_settings(change: QueueChange, wrong: list[FieldError]) -> None:
+    def refuse(name: str, code: str, detail: str) -> None:
+        wrong.append(FieldError(f"/{name}", code, detail))
+
+    def check(name: str, least: float, most: float) -> None:
+        value = getattr(change, name)
+        if value is not UNSET and value is not None and not least <= value <= most:
+            refuse(name, "out_of_range", f"must be between {least:g} and {most:.0f}")
+
+    for name in ("max_concurrency", "key_max_concurrency"):
+        check(name, 1, 1_000_000)
+    for name in ("ageing_seconds", "expires_in_seconds"):
+        check(name, 0.001, MAX_TERM_SECONDS)
+    for name in ("result_retention_seconds", "dead_letter_retention_seconds"):
+        check(name, 0, MAX_TERM_SECONDS)
+    for name in ("rate_limits", "key_rate_limits"):
+        limits = getattr(change, name)
+        if limits is UNSET:
+            continue
+        if len(limits) > MAX_RATE_LIMITS:
+            refuse(name, "too_many", f"at most {MAX_RATE_LIMITS} windows")
+        for index, limit in enumerate(limits[:MAX_RATE_LIMITS]):
+            if not 1 <= limit.limit <= 1_000_000_000:
+                refuse(f"{name}/{index}/limit", "out_of_range", "must be between 1 and 1000000000")
+            if not 0.1 <= limit.per_seconds <= 31 * 86_400:
+                refuse(f"{name}/{index}/per_seconds", "out_of_range", "must be between 0.1 and 2678400")
+    if isinstance(change.dead_letter_queue, str) and not NAME.fullmatch(change.dead_letter_queue):
+        refuse("dead_letter_queue", "pattern", f"must match {NAME.pattern}")
+    if isinstance(change.retry_budget, RetryBudget):
+        if not 0 <= change.retry_budget.ratio <= 1:
+            refuse("retry_budget/ratio", "out_of_range", "must be between 0 and 1")
+        if not 0 <= change.retry_budget.min_per_second <= 1_000_000:
+            refuse("retry_budget/min_per_second", "out_of_range", "must be between 0 and 1000000")
+    if isinstance(change.circuit_breaker, CircuitBreaker):
+        _check_breaker(change.circuit_breaker, refuse)
+    if isinstance(change.webhook, Webhook) and not change.webhook.events:
+        refuse("webhook/events", "empty", "name at least one event")
+
+
+def _check_breaker(breaker: CircuitBreaker, refuse: Refuse) -> None:
+    if not 0 < breaker.failure_rate <= 1:
+        refuse("circuit_breaker/failure_rate", "out_of_range", "must be more than 0 and at most 1")
+    if not 1 <= breaker.min_calls <= 1_000_000:
+        refuse("circuit_breaker/min_calls", "out_of_range", "must be between 1 and 1000000")
+    if not 1 <= breaker.window_seconds <= 3_600:
+        refuse("circuit_breaker/window_seconds", "out_of_range", "must be between 1 and 3600")
+    if not 0.1 <= breaker.open_seconds <= 86_400:
+        refuse("circuit_breaker/open_seconds", "out_of_range", "must be between 0.1 and 86400")
+    if not 1 <= breaker.probes <= 1_000:
+        refuse("circuit_breaker/probes", "out_of_range", "must be between 1 and 1000")

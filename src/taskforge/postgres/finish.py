@@ -60,11 +60,13 @@ async def finish(database: Database, worker_id: int, reports: Sequence[LeaseRepo
         for report in valid:
             rest = _encode_successes(report, worker_id, parts)
             if rest:
-                await _write_rest(connection, worker_id, report, rest, accepted[report.lease.fence], parts)
+                cancel_requested = accepted[report.lease.fence].cancel_requested
+                await _write_rest(connection, worker_id, report, rest, cancel_requested, parts)
         if parts:
             await connection.copy_to_table(
                 "outcomes", schema_name="taskforge", columns=_COLUMNS, source=stream(parts), format="binary"
             )
+        await _follow_up(connection, valid, accepted)
         if stale:
             await connection.execute(
                 _LEASES["record_stale"], worker_id, [fence for fence, _ in stale], [job for _, job in stale]
@@ -72,10 +74,17 @@ async def finish(database: Database, worker_id: int, reports: Sequence[LeaseRepo
     return stale
 
 
+class _Settled(Struct):
+    """A fence that still stands: the jobs somebody asked to cancel, and whether anything hangs on the end of any."""
+
+    cancel_requested: frozenset[int]
+    has_followups: bool
+
+
 async def _settle(
     connection: Connection, worker_id: int, reports: Sequence[LeaseReport]
-) -> dict[int, frozenset[int]]:
-    """The fences that still stand, each with the jobs somebody asked to cancel."""
+) -> dict[int, _Settled]:
+    """What settle says of each fence that still stands."""
     fences: list[int] = []
     los: list[int] = []
     his: list[int] = []
@@ -89,7 +98,36 @@ async def _settle(
             succeeded.append(0)
         succeeded[-1] = sum(type(outcome) is Succeeded for outcome in report.outcomes)
     rows = await connection.fetch(_LEASES["settle"], worker_id, fences, los, his, succeeded)
-    return {row[0]: frozenset(row[1] or ()) for row in rows}
+    return {row[0]: _Settled(frozenset(row[1] or ()), row[2]) for row in rows}
+
+
+async def _follow_up(
+    connection: Connection, reports: Sequence[LeaseReport], accepted: dict[int, _Settled]
+) -> None:
+    """What hangs on the end of jobs, after their outcomes were written: one round trip, if there is any."""
+    ids: list[int] = []
+    states: list[int] = []
+    for report in reports:
+        settled = accepted[report.lease.fence]
+        if settled.has_followups:
+            for outcome in report.outcomes:
+                if (state := _end_state(outcome, outcome.job_id in settled.cancel_requested)) is not None:
+                    ids.append(outcome.job_id)
+                    states.append(state)
+    if ids:
+        await connection.execute(_LEASES["follow_up"], ids, states)
+
+
+def _end_state(outcome: Outcome, is_cancelled: bool) -> int | None:
+    """The state the job has ended in; None when it comes back. A cancellation asked for beats all but success."""
+    match outcome:
+        case Succeeded():
+            return 1
+        case Cancelled():
+            return 3
+        case Failed() if not is_cancelled and outcome.retry_in is None:
+            return 2
+    return 3 if is_cancelled else None
 
 
 def runs_of(ids: list[int]) -> list[tuple[int, int]]:

@@ -150,7 +150,7 @@ def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
         timeout_seconds=row["timeout_seconds"],
         tags=options.tags,
         submitted_at=row["submitted_at"],
-        run_at=row["run_at"],
+        run_at=None if state is JobState.BLOCKED else row["run_at"],
         started_at=started_at,
         finished_at=row["finished_at"],
         result=None if row["result"] is None else Raw(row["result"]),

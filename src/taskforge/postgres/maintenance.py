@@ -22,6 +22,8 @@ class Survey(Struct, frozen=True):
     next_enqueue: int
     expired: int
     flow_floor: int
+    duties: dict[str, float]
+    """In how many seconds each other duty that has something to do is due."""
 
 
 class Look(Struct, frozen=True):
@@ -49,6 +51,7 @@ async def survey(database: Database) -> Survey:
         row["next_enqueue"],
         row["expired"],
         row["flow_floor"],
+        dict(zip(row["duties"], row["duties_due_in"], strict=True)),
     )
 
 

@@ -9,13 +9,21 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
-from taskforge.domain.queues import Queue, QueueChange, QueueDraft, QueueHealth
+from taskforge.domain.queues import (
+    DEFAULT_SETTINGS,
+    Queue,
+    QueueChange,
+    QueueDraft,
+    QueueHealth,
+    QueueSettings,
+)
 from taskforge.domain.retry import RetryPolicy
 from taskforge.postgres.pool import Connection
 from taskforge.postgres.sql import queries
 
 _QUEUES = queries("queues")
 _decode_retry = msgspec.json.Decoder(RetryPolicy).decode
+_decode_settings = msgspec.json.Decoder(QueueSettings).decode
 
 
 async def queue_ids(connection: Connection, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
@@ -47,7 +55,8 @@ async def create_queue(connection: Connection, tenant_id: UUID, draft: QueueDraf
         draft.priority,
         draft.max_attempts,
         draft.timeout_seconds,
-        _retry_text(draft.retry),
+        _text(draft.retry),
+        _text(draft.settings),
     )
     assert row is not None
     return _queue(row)
@@ -63,7 +72,8 @@ async def update_queue(
         None if change.priority is UNSET else change.priority,
         None if change.max_attempts is UNSET else change.max_attempts,
         None if change.timeout_seconds is UNSET else change.timeout_seconds,
-        None if change.retry is UNSET else _retry_text(change.retry),
+        None if change.retry is UNSET else _text(change.retry),
+        _text(change.settings),
     )
     return None if row is None else _queue(row)
 
@@ -116,8 +126,8 @@ async def health(connection: Connection, queue: Queue) -> QueueHealth:
     )
 
 
-def _retry_text(policy: RetryPolicy) -> str:
-    return msgspec.json.encode(policy).decode()
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _queue(row: asyncpg.Record) -> Queue:
@@ -132,4 +142,5 @@ def _queue(row: asyncpg.Record) -> Queue:
         retry=_decode_retry(row["retry"]),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        settings=DEFAULT_SETTINGS if row["settings"] == "{}" else _decode_settings(row["settings"]),
     )

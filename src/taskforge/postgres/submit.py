@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from enum import IntEnum
 from uuid import UUID
 
 import msgspec
@@ -25,13 +26,21 @@ _FEW = 100
 _encode = msgspec.json.Encoder().encode
 
 
+class Place(IntEnum):
+    """Where a new job waits; those above READY are also the kinds of parked rows."""
+
+    READY = 0
+    SCHEDULED = 1
+    BLOCKED = 3
+
+
 class Lane(Struct, frozen=True):
-    """Where jobs go; `is_plain` jobs are ready at once and use no options."""
+    """Jobs that go to one place."""
 
     tenant_id: UUID
     queue_id: int
     priority: int
-    is_parked: bool
+    place: Place
 
 
 class Run(Struct):
@@ -110,7 +119,7 @@ async def take_keys(connection: Connection, offers: Sequence[KeyedDraft], *, kee
 def is_few(runs: Sequence[Run]) -> bool:
     """True for runs that `store_few` takes."""
     return sum(run.size for run in runs) <= _FEW and all(
-        not run.lane.is_parked and _has_no_options(draft) for run in runs for draft, _ in run.parts
+        run.lane.place is Place.READY and _has_no_options(draft) for run in runs for draft, _ in run.parts
     )
 
 
@@ -154,9 +163,9 @@ async def publish(connection: Connection, runs: Sequence[Run]) -> None:
         [run.lane.priority for run in runs],
         [run.first for run in runs],
         [run.last for run in runs],
-        [not run.lane.is_parked for run in runs],
+        [run.lane.place for run in runs],
     )
-    await _park([run for run in runs if run.lane.is_parked], connection)
+    await _park([run for run in runs if run.lane.place is not Place.READY], connection)
 
 
 async def _park(runs: Sequence[Run], connection: Connection) -> None:
@@ -171,6 +180,7 @@ async def _park(runs: Sequence[Run], connection: Connection) -> None:
             [lane.tenant_id for _, lane, _ in rows],
             [lane.queue_id for _, lane, _ in rows],
             [lane.priority for _, lane, _ in rows],
+            [lane.place for _, lane, _ in rows],
             [draft.run_at for _, _, draft in rows],
             [draft.delay_seconds for _, _, draft in rows],
         )
@@ -216,7 +226,7 @@ def _middle(lane: Lane) -> bytes:
 
 
 def _options(draft: JobDraft) -> bytes:
-    options = JobOptions(draft.retry, draft.idempotency_key, draft.tags, draft.trace)
+    options = JobOptions(draft.retry, draft.idempotency_key, draft.tags, draft.trace, draft.terms)
     if options == _NO_OPTIONS:
         return NULL
     return field(b"\x01" + _encode(options))  # jsonb's binary form: a version, then the text

@@ -10,6 +10,7 @@ from litestar import Litestar, Request
 from litestar.enums import ScopeType
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
+from taskforge.domain.tenants import Context
 from taskforge.rest.bodies import ClientGone
 from taskforge.rest.metrics import QueueStats
 from taskforge.rest.problems import problem_reply
@@ -21,29 +22,11 @@ from taskforge.services.core import Core
 from taskforge.settings import Settings
 
 HANDLERS = (
-    jobs.job_collection,
-    jobs.job_batch,
-    jobs.get_job,
-    jobs.cancel_job,
-    jobs.retry_job,
-    queues.create_queue,
-    queues.list_queues,
-    queues.get_queue,
-    queues.change_queue,
-    queues.delete_queue,
-    queues.pause_queue,
-    queues.resume_queue,
-    queues.queue_health,
-    dead_letters.list_dead_letters,
-    dead_letters.redrive_dead_letters,
-    dead_letters.purge_dead_letters,
-    health.healthz,
-    health.readyz,
-    health.metrics,
-    docs.openapi_json,
-    docs.openapi_yaml,
-    docs.docs,
-    docs.docs_asset,
+    *jobs.HANDLERS,
+    *queues.HANDLERS,
+    *dead_letters.HANDLERS,
+    *health.HANDLERS,
+    *docs.HANDLERS,
 )
 
 
@@ -71,11 +54,12 @@ def create_app(
     *,
     check_ready: Callable[[], Awaitable[None]] | None = None,
     queue_stats: QueueStats | None = None,
+    acts_as: Context | None = None,
 ) -> RestApp:
     """The application on an open core. Raises ConfigurationError when JWT_SECRET cannot be used.
 
     `check_ready` raises when requests cannot be served; by default, when the database does not answer.
-    `queue_stats` gives /metrics the gauges of the queues.
+    `queue_stats` gives /metrics the gauges of the queues. With `acts_as` no request needs a token: for in-process use.
     """
     app = RestApp(
         route_handlers=HANDLERS,
@@ -83,7 +67,7 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
-    RestState(core, settings, check_ready=check_ready, queue_stats=queue_stats).attach(app)
+    RestState(core, settings, check_ready=check_ready, queue_stats=queue_stats, acts_as=acts_as).attach(app)
     return app
 
 

@@ -10,7 +10,8 @@ from taskforge.domain.jobs import BATCH_LIMIT, MAX_ATTEMPTS, MAX_TAGS, JobView
 from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME, QueueChange, QueueDraft, QueueHealth
 from taskforge.domain.retry import MAX_DELAY_SECONDS
 from taskforge.rest import schemas
-from taskforge.rest.openapi_paths import PATHS, Operation
+from taskforge.rest.contract import PATHS
+from taskforge.rest.contract.parts import Operation
 from taskforge.rest.problems import Problem
 from taskforge.rest.submission import SubmitJob
 

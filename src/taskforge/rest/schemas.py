@@ -7,8 +7,9 @@ from datetime import datetime
 from msgspec import Raw, Struct
 
 from taskforge.domain.jobs import JobDraft, JobState, JobView, Verdict
-from taskforge.domain.queues import Queue
+from taskforge.domain.queues import SETTING_NAMES, CircuitBreaker, CrashPolicy, Queue, RateLimit, RetryBudget
 from taskforge.domain.retry import RetryKind, RetryPolicy
+from taskforge.domain.terms import Webhook
 from taskforge.errors import FieldError
 
 
@@ -112,6 +113,19 @@ class QueueView(Struct, frozen=True):
     retry: RetryView
     created_at: datetime
     updated_at: datetime
+    max_concurrency: int | None
+    rate_limits: tuple[RateLimit, ...]
+    key_max_concurrency: int | None
+    key_rate_limits: tuple[RateLimit, ...]
+    ageing_seconds: float | None
+    expires_in_seconds: float | None
+    result_retention_seconds: float | None
+    dead_letter_retention_seconds: float | None
+    dead_letter_queue: str | None
+    crash_policy: CrashPolicy
+    retry_budget: RetryBudget | None
+    circuit_breaker: CircuitBreaker | None
+    webhook: Webhook | None
 
     @classmethod
     def of(cls, queue: Queue) -> QueueView:
@@ -124,6 +138,7 @@ class QueueView(Struct, frozen=True):
             RetryView.of(queue.retry),
             queue.created_at,
             queue.updated_at,
+            **{name: getattr(queue.settings, name) for name in SETTING_NAMES},
         )
 
 

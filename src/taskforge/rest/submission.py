@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from taskforge.domain.jobs import BATCH_LIMIT, DEFAULT_PRIORITY, JobDraft
 from taskforge.domain.retry import RetryPolicy
+from taskforge.domain.terms import NO_TERMS, TERM_NAMES, Dependency, JobTerms, Unique, Webhook
 from taskforge.errors import FieldError, Invalid, Malformed, TaskForgeError
 from taskforge.rest.strict_json import (
     MAX_ERRORS,
@@ -43,6 +44,23 @@ class SubmitJob(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     retry: RetryPolicy | None = None
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
+    concurrency_key: str | None = None
+    dependency_key: str | None = None
+    expires_at: datetime | None = None
+    expires_in_seconds: float | None = None
+    deadline_at: datetime | None = None
+    deadline_in_seconds: float | None = None
+    unique: Unique | None = None
+    depends_on: tuple[Dependency, ...] = ()
+    batch_id: str | None = None
+    webhook: Webhook | None = None
+    result_retention_seconds: float | None = None
+    schema_version: int | None = None
+
+    def terms(self) -> JobTerms | None:
+        """The rarely used part; None when everything in it is left at its default."""
+        terms = JobTerms(**{name: getattr(self, name) for name in TERM_NAMES})
+        return None if terms == NO_TERMS else terms
 
 
 class _Wrapped(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +76,9 @@ class _WrappedBare(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Item = JobDraft | TaskForgeError
+
+# Fields that may hold objects of their own, whose keys count as well.
+_NESTED = frozenset({"retry", "unique", "depends_on", "webhook"})
 
 
 class Batch(Struct, frozen=True):
@@ -172,8 +193,8 @@ class Reader(Struct, frozen=True):
             keys = len(bare) + count_keys(check_value(payload))
         except (Invalid, Malformed) as error:
             raise relocate(error, "/payload") from None
-        if job.retry is not None:
-            keys += count_keys(check_value(bytes(bare["retry"])))
+        for name in _NESTED & bare.keys():
+            keys += count_keys(check_value(bytes(bare[name])))
         draft = JobDraft(
             job.queue_name,
             job.job_type,
@@ -187,6 +208,7 @@ class Reader(Struct, frozen=True):
             job.idempotency_key,
             job.tags,
             self.trace,
+            None if TERM_NAMES.isdisjoint(bare) else job.terms(),
         )
         return draft, keys
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from taskforge.errors import TaskForgeError
 from taskforge.postgres import maintenance
 from taskforge.postgres.maintenance import Look
+from taskforge.runtime.duties import Duties, all_duties
 from taskforge.services.core import Core
 from taskforge.services.wakeups import PARKED
 
@@ -56,6 +57,7 @@ class Maintenance:
     def __init__(self, core: Core, *, retention: timedelta = timedelta(days=7)) -> None:
         self._core = core
         self._retention = retention
+        self._duties = Duties(all_duties(core))
         self._wake = asyncio.Event()
         self._active = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -83,6 +85,7 @@ class Maintenance:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        await self._duties.stop()
         with suppress(ValueError):
             self._unsubscribe()
 
@@ -110,6 +113,8 @@ class Maintenance:
             result.rest_seconds = 0.01
         elif survey.next_due_in is not None:
             result.rest_seconds = min(result.rest_seconds, max(0.005, survey.next_due_in))
+        if (next_duty := self._duties.start_due(survey.duties)) is not None:
+            result.rest_seconds = min(result.rest_seconds, max(0.005, next_duty))
         return result
 
     async def _loop(self) -> None:

@@ -20,6 +20,7 @@ from taskforge.postgres.pool import Database
 from taskforge.postgres.submit import (
     KeyedDraft,
     Lane,
+    Place,
     Run,
     is_few,
     lay_out,
@@ -33,6 +34,11 @@ _JOBS_WAITING = 100_000
 _KEEP_KEYS = timedelta(hours=24)
 _PATIENCE_SECONDS = 10.0
 _SLOWEST_JOBS_PER_SECOND = 10_000
+_STATES = {
+    Place.READY: JobState.PENDING,
+    Place.SCHEDULED: JobState.SCHEDULED,
+    Place.BLOCKED: JobState.BLOCKED,
+}
 
 
 class Submission(Struct, eq=False):
@@ -170,9 +176,9 @@ class Submitter:
                     plan.settle_keys()
                 if plan.runs:
                     await publish(connection, plan.runs)
-        if ready := {run.lane.queue_id for run in plan.runs if not run.lane.is_parked}:
+        if ready := {run.lane.queue_id for run in plan.runs if run.lane.place is Place.READY}:
             self._on_ready(ready)
-        if any(run.lane.is_parked for run in plan.runs):
+        if any(run.lane.place is not Place.READY for run in plan.runs):
             self._on_parked()
         return plan.answers
 
@@ -203,7 +209,7 @@ class _Plan:
                 answer.ids = mine
                 answer.state = _state(lane)
         seen: dict[tuple[UUID, str], KeyedDraft] = {}
-        self._keyed.sort(key=lambda entry: (entry[0].queue_id, entry[0].priority, entry[0].is_parked))
+        self._keyed.sort(key=lambda entry: (entry[0].queue_id, entry[0].priority, entry[0].place))
         for lane, group, answer, offer in self._keyed:
             runs, [mine] = lay_out(lane, [group], ids)
             offer.job_id = mine[0]
@@ -243,12 +249,17 @@ class _Plan:
 
 
 def _lane(submission: Submission, draft: JobDraft) -> Lane:
-    is_parked = draft.run_at is not None or bool(draft.delay_seconds)
-    return Lane(submission.tenant_id, submission.queue_ids[draft.queue_name], draft.priority, is_parked)
+    return Lane(submission.tenant_id, submission.queue_ids[draft.queue_name], draft.priority, _place(draft))
+
+
+def _place(draft: JobDraft) -> Place:
+    if draft.run_at is not None or draft.delay_seconds:
+        return Place.SCHEDULED
+    return Place.READY
 
 
 def _state(lane: Lane) -> JobState:
-    return JobState.SCHEDULED if lane.is_parked else JobState.PENDING
+    return _STATES[lane.place]
 
 
 def _offer(tenant_id: UUID, group: JobGroup) -> KeyedDraft:

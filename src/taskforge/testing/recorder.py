@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
+from taskforge.api import Api
 from taskforge.clock import Clock, SystemClock
 from taskforge.domain.jobs import AttemptView, JobDraft, JobState, JobView
 from taskforge.domain.retry import DEFAULT_POLICY, next_delay
-from taskforge.errors import Conflict, NotFound
+from taskforge.errors import ConfigurationError, Conflict, NotFound
 from taskforge.forge import TaskForge
 from taskforge.handles import JobFailed
 from taskforge.job_type import JobType
@@ -92,6 +93,13 @@ class Recorder:
         self._clock = clock or SystemClock()
         self._runs_at_once = runs_at_once
         self._rng = Random(0)
+
+    @property
+    def api(self) -> Api:
+        raise ConfigurationError(
+            "testing.no_api",
+            "nothing is stored while submissions are recorded, so there is nothing to look at or change",
+        )
 
     def __iter__(self) -> Iterator[Submission]:
         return iter(self.submissions)

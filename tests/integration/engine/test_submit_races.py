@@ -88,7 +88,7 @@ async def test_an_expired_key_is_free_again(engine: Engine) -> None:
 async def test_deleting_a_queue_waits_for_a_submit_in_flight_and_then_refuses(
     engine: Engine, other: Engine
 ) -> None:
-    await queues.create(engine.core, engine.ctx, QueueDraft("short"))
+    await queues.create(engine.core, engine.ctx, QueueDraft(name="short"))
     async with engine.gate("spans"):
         submitting = asyncio.create_task(other.submit(queue_name="short"))
         await engine.blocked(1)
@@ -105,7 +105,7 @@ async def test_deleting_a_queue_waits_for_a_submit_in_flight_and_then_refuses(
 async def test_a_submit_that_begins_while_the_deletion_commits_is_not_lost(
     engine: Engine, other: Engine
 ) -> None:
-    queue = await queues.create(engine.core, engine.ctx, QueueDraft("short"))
+    queue = await queues.create(engine.core, engine.ctx, QueueDraft(name="short"))
     async with engine.gate("spans"):
         row = f"select from queues where queue_id = {queue.queue_id} for update"
         async with engine.holding(row):
@@ -127,7 +127,7 @@ async def test_a_submit_that_begins_while_the_deletion_commits_is_not_lost(
 async def test_a_submit_to_a_queue_deleted_behind_its_back_is_refused_and_stores_nothing(
     engine: Engine, other: Engine
 ) -> None:
-    await queues.create(engine.core, engine.ctx, QueueDraft("short"))
+    await queues.create(engine.core, engine.ctx, QueueDraft(name="short"))
     other_worker = await other.register("short")
     [job_id] = await other.submit(queue_name="short")
     await other.cancel(job_id)
@@ -143,11 +143,11 @@ async def test_a_submit_to_a_queue_deleted_behind_its_back_is_refused_and_stores
 async def test_a_queue_deleted_and_made_again_takes_submits_of_a_process_that_missed_it(
     engine: Engine, other: Engine
 ) -> None:
-    await queues.create(engine.core, engine.ctx, QueueDraft("short"))
+    await queues.create(engine.core, engine.ctx, QueueDraft(name="short"))
     [job_id] = await other.submit(queue_name="short")
     await other.cancel(job_id)
     await queues.delete(engine.core, engine.ctx, "short")
-    await queues.create(engine.core, engine.ctx, QueueDraft("short"))
+    await queues.create(engine.core, engine.ctx, QueueDraft(name="short"))
 
     [job_id] = await other.submit(queue_name="short")
     worker = await engine.register("short")
@@ -155,7 +155,7 @@ async def test_a_queue_deleted_and_made_again_takes_submits_of_a_process_that_mi
 
 
 async def test_a_job_of_a_deleted_queue_cannot_be_retried_into_the_void(engine: Engine) -> None:
-    await queues.create(engine.core, engine.ctx, QueueDraft("short"))
+    await queues.create(engine.core, engine.ctx, QueueDraft(name="short"))
     [job_id] = await engine.submit(queue_name="short")
     await engine.cancel(job_id)
     await queues.delete(engine.core, engine.ctx, "short")

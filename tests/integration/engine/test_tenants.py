@@ -66,7 +66,7 @@ async def test_a_job_of_another_tenant_does_not_exist(engine: Engine, verb: str,
 @pytest.mark.parametrize("verb", QUEUE_VERBS)
 async def test_a_queue_of_another_tenant_does_not_exist(engine: Engine, verb: str) -> None:
     stranger = await engine.stranger()
-    await queues.create(engine.core, engine.ctx, QueueDraft("mine"))
+    await queues.create(engine.core, engine.ctx, QueueDraft(name="mine"))
     before = await queues.get(engine.core, engine.ctx, "mine")
 
     code, detail = await refusal(QUEUE_VERBS[verb](stranger, "mine"))

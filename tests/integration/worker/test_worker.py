@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from taskforge.errors import Unavailable
 from taskforge.runtime.maintenance import Maintenance
 from taskforge.services import leases
 from taskforge.services.core import Core
+from taskforge.settings import load
 from taskforge.worker.worker import Worker
 
 
@@ -282,7 +284,7 @@ async def test_submits_wake_a_worker_in_the_same_process(forge: TaskForge, worki
     @forge.job
     async def job() -> None: ...
 
-    client = DirectClient(core, Context(), None)  # type: ignore[arg-type]
+    client = DirectClient(core, Context(), load(), AsyncExitStack())
     async with working():
         with forge.use(client):
             waits = []

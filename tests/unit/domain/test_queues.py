@@ -10,13 +10,13 @@ from taskforge.errors import Invalid
 
 @pytest.mark.parametrize("name", ["a", "0", "a.b_c-d", "a" * 128])
 def test_a_good_name_passes(name: str) -> None:
-    check_draft(QueueDraft(name))
+    check_draft(QueueDraft(name=name))
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", ".a", "a b", "a/b", "ä", "a\n", "a\x00", "a" * 129])
 def test_a_bad_name_is_refused(name: str) -> None:
     with pytest.raises(Invalid) as refused:
-        check_draft(QueueDraft(name))
+        check_draft(QueueDraft(name=name))
     assert refused.value.code == "queue.invalid_name"
     assert [field.pointer for field in refused.value.fields] == ["/name"]
 
@@ -38,7 +38,7 @@ def test_what_is_out_of_range_is_refused_in_drafts_and_changes(
     change: dict[str, object], pointer: str
 ) -> None:
     for check in (
-        lambda: check_draft(structs.replace(QueueDraft("q"), **change)),
+        lambda: check_draft(structs.replace(QueueDraft(name="q"), **change)),
         lambda: check_change(QueueChange(**change)),
     ):
         with pytest.raises(Invalid) as refused:

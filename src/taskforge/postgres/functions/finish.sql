@@ -2,11 +2,14 @@
 
 -- Take ended jobs out of their leases; whoever succeeds here is the only one who may write their outcome.
 -- Arrays run parallel, one entry per run lo..hi of ids; p_succeeded counts the successes among them, for the totals.
--- Returns the fences whose jobs were all covered, with the jobs among them that somebody asked to cancel.
+-- Returns the fences whose jobs were all covered, with the jobs among them that somebody asked to cancel, and whether
+-- anything hangs on their end; then the caller calls follow_up once it has written the outcomes.
 -- Lock order: leases by fence.
+drop function if exists taskforge.settle(bigint, bigint[], bigint[], bigint[], integer[]);
+
 create or replace function taskforge.settle(
   p_worker bigint, p_fence bigint[], p_lo bigint[], p_hi bigint[], p_succeeded integer[]
-) returns table (fence bigint, cancel_requested bigint[])
+) returns table (fence bigint, cancel_requested bigint[], has_followups boolean)
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 set enable_seqscan = off
@@ -42,6 +45,9 @@ begin
         returning c.job_id)
       select array_agg(gone.job_id) into cancel_requested from gone;
     end if;
+    has_followups := exists (
+      select from unnest(v_done) as r
+      join followups f on f.lo > lower(r) - 1000 and f.lo < upper(r) and f.hi >= lower(r));
     return next;
   end loop;
 end

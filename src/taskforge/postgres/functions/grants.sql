@@ -12,6 +12,8 @@ begin
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
+    elsif f.proname in ('follow_up', 'undo_follow_up') then
+      execute format('grant execute on function %s to taskforge_dispatch, taskforge_app', f.signature);
     elsif f.proname = 'open_lanes' then
       execute format('grant execute on function %s to taskforge_app', f.signature);
     elsif f.proname = 'enqueue' then

@@ -42,10 +42,12 @@ $$;
 
 -- What there is to do, in one round trip. next_ready and next_flow are the sequence values to be given out next;
 -- next_enqueue likewise, 0 while taskforge.enqueue() has never been called.
+drop function if exists taskforge.survey();
+
 create or replace function taskforge.survey()
 returns table (
   next_due_in double precision, next_ready bigint, next_flow bigint, next_id bigint, next_enqueue bigint, expired integer,
-  flow_floor bigint)
+  flow_floor bigint, duties text[], duties_due_in double precision[])
 language sql security definer
 set search_path = taskforge, pg_temp
 set jit = off
@@ -53,14 +55,17 @@ as $$
   select
     extract(epoch from (
       select run_at from parked
-      where run_at >= (select to_timestamp(floor / 1e6) from floors where name = 'parked')
+      where run_at >= (select to_timestamp(floor / 1e6) from floors where name = 'parked') and run_at < 'infinity'
       order by run_at limit 1) - now()),
     (select last_value + is_called::int from ready_seq),
     (select last_value + is_called::int from flow_seq),
     (select last_value from job_ids),
     (select case when is_called then last_value + 1 else 0 end from enqueue_ids),
     (select count(*)::int from workers where state <> 3 and expires_at < now()),
-    (select floor from floors where name = 'flow');
+    (select floor from floors where name = 'flow'),
+    duties.names, duties.due_in
+  from (select coalesce(array_agg(duty), '{}') as names, coalesce(array_agg(due_in), '{}') as due_in
+    from taskforge.agenda()) as duties;
 $$;
 
 -- The floor rule, first look (decision 0002): the next values to be given out, then an xid of our own.
@@ -109,7 +114,7 @@ begin
   end loop;
   update floors set floor = least(p_due_us, coalesce((
     select floor(extract(epoch from run_at) * 1e6)::bigint from parked
-    where run_at >= to_timestamp(floors.floor / 1e6) order by run_at limit 1), p_due_us))
+    where run_at >= to_timestamp(floors.floor / 1e6) and run_at < 'infinity' order by run_at limit 1), p_due_us))
   where name = 'parked' and floor < p_due_us - 10000000;
   return true;
 end

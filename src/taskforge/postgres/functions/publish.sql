@@ -1,8 +1,11 @@
 -- Called by the ingest role after it has COPYed a batch into jobs, in the same transaction.
 -- The caller has drawn an xid before (see decision 0002): the sequence values drawn here must belong to a visible xid.
 
+drop function if exists taskforge.publish(uuid[], integer[], smallint[], bigint[], bigint[], boolean[]);
+
+-- p_place: 0 ready, 1 scheduled, 3 blocked
 create or replace function taskforge.publish(
-  p_tenant uuid[], p_queue integer[], p_priority smallint[], p_lo bigint[], p_hi bigint[], p_plain boolean[]
+  p_tenant uuid[], p_queue integer[], p_priority smallint[], p_lo bigint[], p_hi bigint[], p_place smallint[]
 ) returns void
 language plpgsql security invoker
 set search_path = taskforge, pg_temp
@@ -23,13 +26,14 @@ begin
 
   insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
   select q, p, 1, t, 1, c.lo, least(c.lo + 999, u.hi)
-  from unnest(p_queue, p_priority, p_tenant, p_lo, p_hi, p_plain) as u (q, p, t, lo, hi, plain),
+  from unnest(p_queue, p_priority, p_tenant, p_lo, p_hi, p_place) as u (q, p, t, lo, hi, place),
     generate_series(u.lo, u.hi, 1000) as c (lo)
-  where u.plain;
+  where u.place = 0;
 
-  insert into flow (tenant_id, queue_id, priority, submitted, ready, scheduled)
-  select t, q, p, sum(hi - lo + 1), sum((hi - lo + 1) * plain::int), sum((hi - lo + 1) * (not plain)::int)
-  from unnest(p_tenant, p_queue, p_priority, p_lo, p_hi, p_plain) as u (t, q, p, lo, hi, plain)
+  insert into flow (tenant_id, queue_id, priority, submitted, ready, scheduled, blocked)
+  select t, q, p, sum(hi - lo + 1), sum((hi - lo + 1) * (place = 0)::int), sum((hi - lo + 1) * (place = 1)::int),
+    sum((hi - lo + 1) * (place = 3)::int)
+  from unnest(p_tenant, p_queue, p_priority, p_lo, p_hi, p_place) as u (t, q, p, lo, hi, place)
   group by t, q, p;
 end
 $$;
@@ -49,22 +53,26 @@ begin
   insert into jobs (id, tenant_id, queue_id, priority, job_type, payload)
   select id, p_tenant[run], p_queue[run], p_priority[run], job_type, payload
   from unnest(p_id, p_job_run, p_type, p_payload) as u (id, run, job_type, payload);
-  perform publish(p_tenant, p_queue, p_priority, p_lo, p_hi, array_fill(true, array[cardinality(p_lo)]));
+  perform publish(p_tenant, p_queue, p_priority, p_lo, p_hi, array_fill(0::smallint, array[cardinality(p_lo)]));
 end
 $$;
 
--- Park jobs that may not run yet. A due time in the past becomes now: nothing may appear below the parked floor.
+-- Park jobs that may not run yet. A due time in the past becomes now: nothing may appear below the parked floor. A blocked
+-- job has no time at which it is due.
+drop function if exists taskforge.park_new(
+  bigint[], uuid[], integer[], smallint[], timestamptz[], double precision[]);
+
 create or replace function taskforge.park_new(
-  p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[],
+  p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[], p_kind smallint[],
   p_run_at timestamptz[], p_delay double precision[]
 ) returns void
 language sql security invoker
 set search_path = taskforge, pg_temp
 as $$
   insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at)
-  select id, t, q, p, 1, 1,
-    greatest(clock_timestamp(), coalesce(run_at, clock_timestamp() + make_interval(secs => delay)))
-  from unnest(p_id, p_tenant, p_queue, p_priority, p_run_at, p_delay) as u (id, t, q, p, run_at, delay);
+  select id, t, q, p, 1, k,
+    case k when 3 then 'infinity' else greatest(clock_timestamp(), coalesce(run_at, clock_timestamp() + make_interval(secs => coalesce(delay, 0)))) end
+  from unnest(p_id, p_tenant, p_queue, p_priority, p_kind, p_run_at, p_delay) as u (id, t, q, p, k, run_at, delay);
 $$;
 
 -- Take idempotency keys in the order given (sorted, so that two batches cannot deadlock). Returns one row per key:

@@ -29,6 +29,7 @@ begin
       values (p_id, p_tenant, v_job.queue_id, 3, v_parked.attempt - 1, now());
       insert into flow (tenant_id, queue_id, scheduled, retrying, cancelled)
       values (p_tenant, v_job.queue_id, -(v_parked.kind = 1)::int, -(v_parked.kind = 2)::int, 1);
+      perform follow_up(array[p_id], array[3::smallint]);
       return 'cancelled';
     end if;
 
@@ -46,6 +47,7 @@ begin
       values (p_id, p_tenant, v_job.queue_id, 3, v_extent.attempt - 1, now());
       insert into flow (tenant_id, queue_id, priority, ready, cancelled)
       values (p_tenant, v_job.queue_id, v_job.priority, -1, 1);
+      perform follow_up(array[p_id], array[3::smallint]);
       return 'cancelled';
     end if;
 
@@ -106,6 +108,7 @@ begin
     values (v_job.queue_id, v_job.priority, 0, p_tenant, 1, p_id, p_id);
     insert into flow (tenant_id, queue_id, priority, ready, failed, cancelled, retried)
     values (p_tenant, v_job.queue_id, v_job.priority, 1, -(v_outcome.state = 2)::int, -(v_outcome.state = 3)::int, 1);
+    perform undo_follow_up(array[p_id], array[v_outcome.state]);
     return 'retried';
   end if;
   if exists (select from outcomes where id = p_id and tenant_id = p_tenant) then
@@ -125,6 +128,7 @@ set jit = off
 as $$
 declare
   v_count integer;
+  v_ids bigint[];
 begin
   perform taskforge.refuse_deleted(p_queue);
   with picked as (
@@ -139,12 +143,15 @@ begin
   ), returned as (
     insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
     select j.queue_id, j.priority, 0, j.tenant_id, 1, j.id, j.id from gone join jobs j on j.id = gone.id order by j.id
-    returning ready.priority
+    returning ready.priority, ready.lo
   ), counted as (
     insert into flow (tenant_id, queue_id, priority, ready, failed, retried)
     select p_tenant, p_queue, priority, count(*), -count(*), count(*) from returned group by priority
   )
-  select count(*) into v_count from returned;
+  select count(*), array_agg(lo) into v_count, v_ids from returned;
+  if v_count > 0 then
+    perform undo_follow_up(v_ids, array_fill(2::smallint, array[v_count]));
+  end if;
   return v_count;
 end
 $$;

@@ -83,6 +83,8 @@ declare
   v_dead integer;
   v_cancelled integer;
   v_returned integer := 0;
+  v_ended bigint[];
+  v_states smallint[];
 begin
   perform pg_current_xact_id();
   for v_lease in
@@ -114,8 +116,13 @@ begin
     select
       array_agg(id order by id) filter (where not (is_dead or is_cancelled)),
       array_agg((v_lease.attempt + ran::int)::smallint order by id) filter (where not (is_dead or is_cancelled)),
-      count(*) filter (where is_dead and not is_cancelled), count(*) filter (where is_cancelled)
-    into v_ids, v_attempts, v_dead, v_cancelled from held;
+      count(*) filter (where is_dead and not is_cancelled), count(*) filter (where is_cancelled),
+      array_agg(id order by id) filter (where is_dead or is_cancelled),
+      array_agg((case when is_cancelled then 3 else 2 end)::smallint order by id) filter (where is_dead or is_cancelled)
+    into v_ids, v_attempts, v_dead, v_cancelled, v_ended, v_states from held;
+    if v_ended is not null then
+      perform follow_up(v_ended, v_states);
+    end if;
 
     v_back := coalesce(cardinality(v_ids), 0);
     if v_back > 0 then

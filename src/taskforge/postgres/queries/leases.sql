@@ -15,6 +15,9 @@ select * from taskforge.settle($1, $2, $3, $4, $5);
 -- name: sort_out
 select * from taskforge.sort_out($1, $2, $3, $4);
 
+-- name: follow_up
+select taskforge.follow_up($1, $2);
+
 -- name: record_attempts
 select taskforge.record_attempts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 

@@ -12,8 +12,8 @@ select * from taskforge.queues where tenant_id = $1 and name = $2 and deleted_at
 select * from taskforge.queues where tenant_id = $1 and name > $2 and deleted_at is null order by name limit $3;
 
 -- name: create
-insert into taskforge.queues (tenant_id, name, priority, max_attempts, timeout_seconds, retry)
-values ($1, $2, $3, $4, $5, $6) returning *;
+insert into taskforge.queues (tenant_id, name, priority, max_attempts, timeout_seconds, retry, settings)
+values ($1, $2, $3, $4, $5, $6, $7) returning *;
 
 -- name: ensure
 -- $1 tenant, $2 names. Queues that are declared in code come into being with the defaults.
@@ -22,10 +22,11 @@ select $1, name from unnest($2::text[]) as name order by name
 on conflict (tenant_id, name) where deleted_at is null do nothing;
 
 -- name: update
--- $3..$6 null: leave as it is
+-- $3..$6 null: leave as it is; $7 the settings that change, null takes one back to its default
 update taskforge.queues
 set priority = coalesce($3, priority), max_attempts = coalesce($4, max_attempts),
-  timeout_seconds = coalesce($5, timeout_seconds), retry = coalesce($6, retry), updated_at = now()
+  timeout_seconds = coalesce($5, timeout_seconds), retry = coalesce($6, retry),
+  settings = settings || $7::jsonb, updated_at = now()
 where tenant_id = $1 and name = $2 and deleted_at is null
 returning *;
 

@@ -12,7 +12,7 @@ select taskforge.publish($1, $2, $3, $4, $5, $6);
 select taskforge.store_few($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: park_new
-select taskforge.park_new($1, $2, $3, $4, $5, $6);
+select taskforge.park_new($1, $2, $3, $4, $5, $6, $7);
 
 -- name: take_keys
 select * from taskforge.take_keys($1, $2, $3, $4, $5);

@@ -69,3 +69,10 @@ def selected(selection: DeadLetterSelection) -> list[int] | None:
         detail = f"at most {BATCH_LIMIT} ids at a time"
         raise Invalid("request.invalid", detail, fields=(FieldError("/job_ids", "too_many", detail),))
     return [job_id for text in selection.job_ids if (job_id := parse_job_id(text)) is not None]
+
+
+HANDLERS = (
+    list_dead_letters,
+    redrive_dead_letters,
+    purge_dead_letters,
+)

@@ -79,3 +79,11 @@ def _as_json() -> bytes:
 @functools.cache
 def _as_yaml() -> bytes:
     return msgspec.yaml.encode(document())
+
+
+HANDLERS = (
+    openapi_json,
+    openapi_yaml,
+    docs,
+    docs_asset,
+)

@@ -49,3 +49,10 @@ def _is_local(scope: Scope) -> bool:
         return ipaddress.ip_address(client[0]).is_loopback
     except ValueError:
         return False
+
+
+HANDLERS = (
+    healthz,
+    readyz,
+    metrics,
+)

@@ -117,3 +117,12 @@ async def _wait(rest: RestState, ctx: Context, job_id: int, seconds: float) -> J
         waiting.cancel()
         stopping.cancel()
         await asyncio.gather(waiting, stopping, return_exceptions=True)
+
+
+HANDLERS = (
+    job_collection,
+    job_batch,
+    get_job,
+    cancel_job,
+    retry_job,
+)

@@ -98,3 +98,15 @@ async def read_document(rest: RestState, request: AnyRequest, decoder: Callable[
     check_content_type(request.scope)
     limit = min(rest.max_body_bytes, MAX_DOCUMENT_BYTES)
     return decode_all(await read_body(request.scope, request.receive, limit=limit), decoder)
+
+
+HANDLERS = (
+    create_queue,
+    list_queues,
+    get_queue,
+    change_queue,
+    delete_queue,
+    pause_queue,
+    resume_queue,
+    queue_health,
+)

@@ -1,0 +1,13 @@
+"""Every route as the contract describes it, a module a noun. A test holds them and the registered routes together."""
+
+from __future__ import annotations
+
+from taskforge.rest.contract import dead_letters, jobs, operations, queues
+from taskforge.rest.contract.parts import Operation
+
+PATHS: dict[str, dict[str, Operation]] = {
+    **jobs.PATHS,
+    **queues.PATHS,
+    **dead_letters.PATHS,
+    **operations.PATHS,
+}
