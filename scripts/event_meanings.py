@@ -5,6 +5,8 @@ from __future__ import annotations
 MEANINGS = {
     "database.away": "The embedded database was lost and cannot be started yet; it is tried again.",
     "database.starting": "The embedded database is being started or brought back.",
+    "duty.failed": "A periodic duty broke; it is tried again when it is due next. The traceback says where.",
+    "duty.interrupted": "A periodic duty could not go on, mostly because the database was away; it is tried again.",
     "floors.broken": "Extents lie below their floor. Must never happen: report it.",
     "hint.lost": "A wake-up for other processes could not be sent; they notice by polling.",
     "job.failed": "An attempt failed. `retry_in` is the back-off in seconds; none means a dead letter.",

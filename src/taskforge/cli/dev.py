@@ -73,11 +73,10 @@ async def _until_told(ensemble: Ensemble) -> int:
     everything = asyncio.create_task(ensemble.run(), name="dev")
     told = asyncio.create_task(ensemble.shutdown.requested.wait(), name="dev-signal")
     await asyncio.wait({everything, told}, return_when=asyncio.FIRST_COMPLETED)
-    if not ensemble.is_up:
-        # Nothing runs yet that would have to be drained.
+    if not everything.done() and not ensemble.is_up:
+        # Nothing runs yet that would have to be drained. What breaks while it is called off is no failure.
         everything.cancel()
-        await asyncio.wait({everything})
-        if everything.cancelled():
-            return 128 + ensemble.shutdown.number
+        await asyncio.gather(everything, return_exceptions=True)
+        return 128 + ensemble.shutdown.number
     told.cancel()
     return await everything

@@ -176,6 +176,14 @@ async def test_the_doors_are_no_superusers_and_only_those_that_must_bypass_row_l
     assert owned == 0
 
 
+# Tables that no verb above writes to; $1 a job, $2 its tenant.
+ROWS = (
+    "insert into redrives (job_id, tenant_id, redriven_by, state, attempt, finished_at)"
+    " values ($1, $2, 'a', 2, 1, now())",
+    "insert into followups (lo, hi, kind, tenant_id) values ($1, $1, 4, $2)",
+)
+
+
 async def furnish(engine: Engine) -> None:
     """A row in every table of tenants."""
     ids = await engine.submit(4, idempotency_key=None)
@@ -190,12 +198,8 @@ async def furnish(engine: Engine) -> None:
     await engine.admin.execute(
         "insert into queue_totals (tenant_id, queue_id) select tenant_id, queue_id from queues on conflict do nothing"
     )
-    await engine.admin.execute(
-        "insert into redrives (job_id, tenant_id, redriven_by, state, attempt, finished_at)"
-        " values ($1, $2, 'a', 2, 1, now())",
-        ids[0],
-        engine.ctx.tenant_id,
-    )
+    for statement in ROWS:
+        await engine.admin.execute(statement, ids[0], engine.ctx.tenant_id)
 
 
 @pytest.mark.parametrize("setting", ["unset", "empty", "another"])
