@@ -26,7 +26,7 @@ import pytest
 from taskforge.postgres.embedded import EmbeddedPostgres
 from taskforge.postgres.migrate import migrate
 
-FOLDERS = ("unit", "integration", "e2e", "property", "chaos", "load")
+FOLDERS = ("unit", "integration", "contract", "e2e", "property", "chaos", "load")
 RUN = pytest.StashKey[Path]()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,6 +18,7 @@ MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 50
 MAX_JOB_ID = 2**63 - 1
 
+_DATE = re.compile(r"\d{4}-")
 _JOB_ID = re.compile(r"[1-9][0-9]{0,18}")
 _MAX_PARAMETERS = 32
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
@@ -45,9 +47,12 @@ def read_query(scope: Scope, kind: type[T]) -> T:
         if "\x00" in value:
             raise _invalid(f"/{name}", "nul_character", "the NUL character is not allowed")
         try:
-            msgspec.convert({name: value}, kind, strict=False)
+            read = getattr(msgspec.convert({name: value}, kind, strict=False), name)
         except msgspec.ValidationError:
-            raise _invalid(f"/{name}", "invalid", "the value is not allowed here") from None
+            read = None
+        # Also what a lax reader makes of `null`, and of a number where a time belongs.
+        if read is None or (isinstance(read, datetime) and not _DATE.match(value)):
+            raise _invalid(f"/{name}", "invalid", "the value is not allowed here")
     return msgspec.convert(given, kind, strict=False)
 
 

@@ -21,6 +21,7 @@ from taskforge.rest.contract.parts import (
     Operation,
     answer,
     json_body,
+    links,
     query_parameter,
 )
 
@@ -34,7 +35,12 @@ PATHS: dict[str, dict[str, Operation]] = {
             parameters=(IDEMPOTENCY,),
             body=json_body("SubmitJob", example=EXAMPLE_JOB),
             answers={
-                "201": answer("The job is stored.", "JobAccepted", headers=LOCATION),
+                "201": answer(
+                    "The job is stored.",
+                    "JobAccepted",
+                    headers=LOCATION,
+                    links=links("job_id", "id", "getJob", "cancelJob", "retryJob"),
+                ),
                 "200": answer(
                     "The idempotency key stands for this earlier job.", "JobView", headers=REPLAYED
                 ),

@@ -59,7 +59,12 @@ PATHS: dict[str, dict[str, Operation]] = {
             name="getContractAsYaml",
             summary="This contract as YAML",
             tag="operations",
-            answers={"200": text_answer("OpenAPI.", "application/yaml")},
+            answers={
+                "200": {
+                    "description": "OpenAPI.",
+                    "content": {"application/yaml": {"schema": {"type": "object"}}},
+                }
+            },
             problems=("405",),
             is_protected=False,
         ),

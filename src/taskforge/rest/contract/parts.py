@@ -51,11 +51,21 @@ def json_body(name: str, *, example: Any = None) -> Json:
     return {"application/json": content}
 
 
-def answer(text: str, name: str, *, headers: Json | None = None) -> Json:
+def answer(text: str, name: str, *, headers: Json | None = None, links: Json | None = None) -> Json:
     described: Json = {"description": text, "content": json_body(name)}
     if headers:
         described["headers"] = headers
+    if links:
+        described["links"] = links
     return described
+
+
+def links(parameter: str, field: str, *operations: str) -> Json:
+    """What can be done next with the thing that an answer shows: its `field` is their path `parameter`."""
+    return {
+        name: {"operationId": name, "parameters": {f"path.{parameter}": f"$response.body#/{field}"}}
+        for name in operations
+    }
 
 
 def text_answer(text: str, media: str) -> Json:

@@ -14,6 +14,7 @@ from taskforge.rest.contract.parts import (
     Operation,
     answer,
     json_body,
+    links,
 )
 
 PATHS: dict[str, dict[str, Operation]] = {
@@ -23,7 +24,24 @@ PATHS: dict[str, dict[str, Operation]] = {
             summary="Create a queue",
             tag="queues",
             body=json_body("QueueDraft", example={"name": "email", "max_attempts": 5, "timeout_seconds": 30}),
-            answers={"201": answer("The queue exists.", "QueueView", headers=LOCATION)},
+            answers={
+                "201": answer(
+                    "The queue exists.",
+                    "QueueView",
+                    headers=LOCATION,
+                    links=links(
+                        "name",
+                        "name",
+                        "getQueue",
+                        "changeQueue",
+                        "pauseQueue",
+                        "resumeQueue",
+                        "getQueueHealth",
+                        "listDeadLetters",
+                        "deleteQueue",
+                    ),
+                )
+            },
             problems=WRITE,
         ),
         "get": Operation(
