@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from taskforge.domain.jobs import JobDraft, JobGroup, JobOptions
 from taskforge.errors import Unavailable
+from taskforge.postgres import groups
 from taskforge.postgres.copy import FLOAT8, INT2, INT4, LENGTH, NULL, ROW_START, field, stream
 from taskforge.postgres.pool import Connection, Database
 from taskforge.postgres.sql import queries
@@ -166,6 +167,13 @@ async def publish(connection: Connection, runs: Sequence[Run]) -> None:
         [run.lane.place for run in runs],
     )
     await _park([run for run in runs if run.lane.place is not Place.READY], connection)
+    if not is_plain and (hanging := hanging_on(runs)):
+        await groups.hang(connection, hanging)
+
+
+def hanging_on(runs: Sequence[Run]) -> list[groups.Hanging]:
+    """What hangs on the end of these jobs: the batches they belong to, and whoever wants to be told."""
+    return [row for run in runs for row in groups.hangs_on(run.lane.tenant_id, run.first, run.parts)]
 
 
 async def _park(runs: Sequence[Run], connection: Connection) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskforge.domain import jobs as rules
+from taskforge.domain.batches import Piece
 from taskforge.domain.jobs import GroupAnswer, JobDraft, JobFilter, JobGroup, JobView, Verdict
 from taskforge.domain.tenants import Context
 from taskforge.errors import Conflict, FieldError, Invalid, NotFound, TaskForgeError, Unavailable
 from taskforge.postgres import jobs
+from taskforge.services import joining
 from taskforge.services.core import Core
 from taskforge.services.pages import Page
 
@@ -19,9 +21,16 @@ _IDS_PER_PAGE = 20_000
 
 
 async def submit(
-    core: Core, ctx: Context, drafts: Sequence[JobDraft], *, atomic: bool = True
+    core: Core,
+    ctx: Context,
+    drafts: Sequence[JobDraft],
+    *,
+    atomic: bool = True,
+    piece: Piece | None = None,
 ) -> list[Verdict]:
     """Store the jobs; one verdict per draft, in their order. Durable when this returns.
+
+    With a piece of a stream into a batch, its items are settled in the same transaction, even when no job is good.
 
     atomic: any wrong draft raises Invalid with a pointer per fault, any reused idempotency key raises Conflict, and
     nothing is stored. Otherwise each draft has its own fate and wrong ones get a verdict with an error.
@@ -33,10 +42,18 @@ async def submit(
         for index, draft in enumerate(drafts):
             if index not in errors and draft.queue_name not in queue_ids:
                 errors[index] = _unknown_queue(draft.queue_name, _pointer(drafts, index))
+    if wrong := await joining.refusals(core, ctx, (d for i, d in enumerate(drafts) if i not in errors)):
+        for index, draft in enumerate(drafts):
+            if index not in errors and (error := wrong.get(joining.batch_of(draft) or 0)) is not None:
+                errors[index] = _below_pointer(error, _pointer(drafts, index))
     if errors and atomic:
         raise _refusal(errors, len(drafts))
     good = [draft for i, draft in enumerate(drafts) if i not in errors] if errors else drafts
-    verdicts = _verdicts(await _store(core, ctx, rules.group(good), queue_ids, atomic=atomic)) if good else []
+    verdicts: list[Verdict] = []
+    if good or piece is not None:
+        verdicts = _verdicts(
+            await _store(core, ctx, rules.group(good), queue_ids, atomic=atomic, piece=piece)
+        )
     if not errors:
         return verdicts
     stored = iter(verdicts)
@@ -58,6 +75,8 @@ async def submit_groups(
         rules.check_draft(
             rules.with_payload(group.draft, longest), now=now, max_payload_bytes=core.max_payload_bytes
         )
+    for error in (await joining.refusals(core, ctx, (group.draft for group in groups))).values():
+        raise error
     names = list({group.draft.queue_name for group in groups})
     look_up = core.directory.ensure if ensure_queues else core.directory.find
     queue_ids = await look_up(ctx.tenant_id, names)
@@ -184,6 +203,11 @@ def _pointer(drafts: Sequence[JobDraft], index: int) -> str:
     return "" if len(drafts) == 1 else f"/{index}"
 
 
+def _below_pointer(error: TaskForgeError, pointer: str) -> TaskForgeError:
+    fields = tuple(FieldError(pointer + field.pointer, field.code, field.detail) for field in error.fields)
+    return type(error)(error.code, error.detail, fields=fields)
+
+
 def _unknown_queue(name: str, pointer: str) -> Invalid:
     return Invalid(
         "queue.not_found",
@@ -205,15 +229,23 @@ def _refusal(errors: dict[int, TaskForgeError], total: int) -> TaskForgeError:
 
 
 async def _store(
-    core: Core, ctx: Context, groups: Sequence[JobGroup], queue_ids: dict[str, int], *, atomic: bool
+    core: Core,
+    ctx: Context,
+    groups: Sequence[JobGroup],
+    queue_ids: dict[str, int],
+    *,
+    atomic: bool,
+    piece: Piece | None = None,
 ) -> list[GroupAnswer]:
     try:
-        return await core.submitter.submit(ctx.tenant_id, groups, queue_ids, is_atomic=atomic)
+        return await core.submitter.submit(ctx.tenant_id, groups, queue_ids, is_atomic=atomic, piece=piece)
     except Conflict as error:
         if error.code == "queue.gone":
             core.directory.forget(ctx.tenant_id, list(queue_ids))
             queue_ids = await core.directory.find(ctx.tenant_id, list(queue_ids))
-            return await core.submitter.submit(ctx.tenant_id, groups, queue_ids, is_atomic=atomic)
+            return await core.submitter.submit(
+                ctx.tenant_id, groups, queue_ids, is_atomic=atomic, piece=piece
+            )
         raise
 
 

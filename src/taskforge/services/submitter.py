@@ -12,9 +12,12 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from taskforge.domain.batches import Piece
 from taskforge.domain.idempotency import body_hash
 from taskforge.domain.jobs import GroupAnswer, JobDraft, JobGroup, JobState
 from taskforge.errors import Conflict, Unavailable
+from taskforge.postgres import groups
+from taskforge.postgres.groups import Entry
 from taskforge.postgres.ids import JobIds
 from taskforge.postgres.pool import Database
 from taskforge.postgres.submit import (
@@ -22,6 +25,7 @@ from taskforge.postgres.submit import (
     Lane,
     Place,
     Run,
+    hanging_on,
     is_few,
     lay_out,
     publish,
@@ -45,6 +49,7 @@ class Submission(Struct, eq=False):
     """One caller's groups, checked, with the queue id of each queue name they use.
 
     An all-or-nothing batch with idempotency keys flushes alone: a key that stands for another job rolls all of it back.
+    So does a piece of a numbered stream, which may turn out not to be the next one.
     """
 
     tenant_id: UUID
@@ -53,6 +58,7 @@ class Submission(Struct, eq=False):
     size: int
     is_alone: bool
     future: asyncio.Future[list[GroupAnswer]]
+    piece: Piece | None = None
 
 
 class Submitter:
@@ -75,9 +81,15 @@ class Submitter:
         self._flushing: asyncio.Task[None] | None = None
 
     async def submit(
-        self, tenant_id: UUID, groups: Sequence[JobGroup], queue_ids: dict[str, int], *, is_atomic: bool
+        self,
+        tenant_id: UUID,
+        groups: Sequence[JobGroup],
+        queue_ids: dict[str, int],
+        *,
+        is_atomic: bool,
+        piece: Piece | None = None,
     ) -> list[GroupAnswer]:
-        """Returns when the jobs are durable, one answer per group.
+        """Returns when the jobs are durable, one answer per group. With a piece its items are settled with them.
 
         Raises Unavailable when the database is away or silent or too much is waiting, Conflict when an
         all-or-nothing batch uses a key that stands for another job.
@@ -90,7 +102,13 @@ class Submitter:
         is_keyed = any(group.draft.idempotency_key is not None for group in groups)
         future: asyncio.Future[list[GroupAnswer]] = asyncio.get_running_loop().create_future()
         submission = Submission(
-            tenant_id, groups, queue_ids, size, is_atomic and is_keyed and size > 1, future
+            tenant_id,
+            groups,
+            queue_ids,
+            size,
+            (is_atomic and is_keyed and size > 1) or piece is not None,
+            future,
+            piece,
         )
         self._waiting.append(submission)
         self._jobs_waiting += size
@@ -167,15 +185,20 @@ class Submitter:
         plan = _Plan(batch)
         ids = await self._ids.take(sum(submission.size for submission in batch))
         plan.assign(ids)
-        if not plan.offers and is_few(plan.runs):
+        entries = _entries(batch)
+        if not plan.offers and not entries and is_few(plan.runs):
             await store_few(self._database, plan.runs)
         else:
             async with self._database.ingest() as connection:
+                if entries:
+                    await groups.enter(connection, entries)
                 if plan.offers:
                     await take_keys(connection, plan.offers, keep=_KEEP_KEYS)
                     plan.settle_keys()
                 if plan.runs:
                     await publish(connection, plan.runs)
+                if entries:
+                    await groups.join(connection, entries, hanging_on(plan.runs))
         if ready := {run.lane.queue_id for run in plan.runs if run.lane.place is Place.READY}:
             self._on_ready(ready)
         if any(run.lane.place is not Place.READY for run in plan.runs):
@@ -190,7 +213,7 @@ class _Plan:
         self.runs: list[Run] = []
         self.answers = [[GroupAnswer([]) for _ in submission.groups] for submission in batch]
         self.offers: list[KeyedDraft] = []
-        self._is_alone = batch[0].is_alone
+        self._is_atomic = batch[0].is_alone and batch[0].piece is None
         self._plain: dict[Lane, list[tuple[JobGroup, GroupAnswer]]] = {}
         self._keyed: list[tuple[Lane, JobGroup, GroupAnswer, KeyedDraft]] = []
         for submission, answers in zip(batch, self.answers, strict=True):
@@ -229,7 +252,7 @@ class _Plan:
                     "idempotency_key_reused",
                     f'the idempotency key "{mine.key}" was used for a job with another content',
                 )
-                if self._is_alone:
+                if self._is_atomic:
                     raise answer.error
             elif offer is mine and offer.is_new:
                 answer.state = _state(lane)
@@ -246,6 +269,19 @@ class _Plan:
             self.runs[-1].size += 1
         else:
             self.runs.append(Run(lane, job_id, [part], 1))
+
+
+def _entries(batch: Sequence[Submission]) -> list[Entry]:
+    """The batches that somebody joins, each once."""
+    found: dict[tuple[UUID, int], Entry] = {}
+    for submission in batch:
+        tenant_id, piece = submission.tenant_id, submission.piece
+        if piece is not None:
+            found[tenant_id, piece.batch_id] = Entry(tenant_id, piece.batch_id, piece)
+        for group in submission.groups:
+            if group.draft.terms is not None and (batch_id := groups.batch_of(group.draft)) is not None:
+                found.setdefault((tenant_id, batch_id), Entry(tenant_id, batch_id))
+    return list(found.values())
 
 
 def _lane(submission: Submission, draft: JobDraft) -> Lane:

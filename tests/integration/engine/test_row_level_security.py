@@ -18,10 +18,12 @@ ROLES = ("taskforge_ingest", "taskforge_dispatch", "taskforge_app", "taskforge_c
 MAY = {
     "attempts": ("", "SI", "SD"),
     "cancellations": ("", "SIUD", "SID"),
+    "deliveries": ("", "SIUD", "SU"),
     "enqueue_blocks": ("", "SID", ""),
     "floors": ("", "SU", "S"),
     "flow": ("I", "SIUD", "SI"),
     "followups": ("I", "SID", "SID"),
+    "groups": ("", "SIUD", "SI"),
     "idempotency": ("", "SIUD", "S"),
     "jobs": ("I", "SI", "SD"),
     "lanes": ("", "SIUD", "SI"),
@@ -30,6 +32,7 @@ MAY = {
     "parked": ("I", "SIUD", "SID"),
     "partitions": ("", "", ""),
     "progress": ("", "SIU", "SD"),
+    "queue_hooks": ("", "S", "SID"),
     "queue_totals": ("", "SIUD", "S"),
     "queues": ("", "S", "SIU"),
     "ready": ("I", "SIUD", "SIUD"),
@@ -38,6 +41,9 @@ MAY = {
     "spans": ("I", "I", "S"),
     "stale_reports": ("", "SID", ""),
     "tenants": ("", "S", "S"),
+    "webhook_endpoints": ("", "SIUD", ""),
+    "webhook_keys": ("", "S", "ID"),
+    "webhook_secrets": ("", "S", "SIU"),
     "workers": ("", "SIUD", "S"),
 }
 WITHOUT_TENANT = {"enqueue_blocks", "floors", "partitions", "schema_migrations"}
@@ -45,8 +51,8 @@ INGEST_READS = {("queues", "queue_id"), ("queues", "deleted_at")}
 
 CALLED_BY_APP = {"cancel", "retry", "redrive", "purge", "refuse_deleted", "open_lanes"}
 # Steps of a transaction that has already found the job under the policies; what hangs on it is the same tenant's.
-CALLED_BY_APP_AS_DISPATCH = {"follow_up", "undo_follow_up"}
-CALLED_BY_INGEST = {"publish", "store_few", "park_new", "take_keys"}
+CALLED_BY_APP_AS_DISPATCH = {"follow_up", "undo_follow_up", "seal_group", "group_state"}
+CALLED_BY_INGEST = {"publish", "store_few", "park_new", "take_keys", "enter_groups", "join_groups"}
 OWNED_BY_INGEST = {"store_few"}
 CALLED_BY_CLIENT = {"enqueue"}
 OWNED_BY_THE_MIGRATOR = {"ensure_partitions", "prune"}
@@ -181,6 +187,11 @@ ROWS = (
     "insert into redrives (job_id, tenant_id, redriven_by, state, attempt, finished_at)"
     " values ($1, $2, 'a', 2, 1, now())",
     "insert into followups (lo, hi, kind, tenant_id) values ($1, $1, 4, $2)",
+    "insert into groups (total, tenant_id) values ($1, $2)",
+    "insert into deliveries (subject, tenant_id, url, origin, event, subject_kind, data)"
+    " values ($1, $2, 'https://example.com/', 'https://example.com', 'job.failed', 1, '{}')",
+    "insert into queue_hooks (queue_id, tenant_id, hook) values ($1, $2, '{}')",
+    "insert into webhook_secrets (hint, tenant_id, created_by) values ($1::bigint::text, $2, 'a')",
 )
 
 

@@ -7,4 +7,10 @@ set enable_seqscan = off
 set jit = off
 as $$
   select null::text, null::double precision where false
+  union all
+  select 'webhooks', extract(epoch from first.due_at - clock_timestamp())::double precision
+  from (select due_at from deliveries where state = 1 order by due_at limit 1) as first
+  union all
+  select 'batches', 0 from (
+    select from groups where cancel_requested_at is not null and cancelled_up_to < 9223372036854775807 limit 1) as asked
 $$;

@@ -47,7 +47,8 @@ begin
     end if;
     has_followups := exists (
       select from unnest(v_done) as r
-      join followups f on f.lo > lower(r) - 1000 and f.lo < upper(r) and f.hi >= lower(r));
+      join followups f on f.lo > lower(r) - 1000 and f.lo < upper(r) and f.hi >= lower(r))
+      or exists (select from queue_hooks h where h.queue_id = v_queue);
     return next;
   end loop;
 end

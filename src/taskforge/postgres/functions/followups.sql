@@ -23,10 +23,20 @@ as $$
 declare
   v_kinds smallint[];
 begin
-  select array_agg(distinct f.kind) into v_kinds
-  from unnest(p_ids) as id join followups f on f.lo > id - 1000 and f.lo <= id and f.hi >= id;
+  -- A range that begins with the job is found by its id; only ranges proper are looked for further down.
+  select array_agg(distinct kind) into v_kinds from (
+    select f.kind from unnest(p_ids) as id join followups f on f.lo = id
+    union all
+    select f.kind from unnest(p_ids) as id
+    join followups f on f.hi > f.lo and f.lo > id - 1000 and f.lo < id and f.hi >= id) as found;
+  if 4 = any (v_kinds) or exists (select from queue_hooks) then
+    perform queue_webhooks(p_ids, p_states);
+  end if;
   if v_kinds is null then
     return;
+  end if;
+  if 2 = any (v_kinds) then
+    perform count_groups(p_ids, p_states);
   end if;
 end
 $$;
@@ -39,6 +49,8 @@ set enable_seqscan = off
 set jit = off
 as $$
 begin
-  return;
+  if exists (select from group_shares(p_ids, p_states)) then
+    perform uncount_groups(p_ids, p_states);
+  end if;
 end
 $$;

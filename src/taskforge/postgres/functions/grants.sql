@@ -8,11 +8,11 @@ begin
     from pg_proc p where p.pronamespace = 'taskforge'::regnamespace
   loop
     execute format('revoke all on function %s from public', f.signature);
-    if f.proname in ('publish', 'store_few', 'park_new', 'take_keys') then
+    if f.proname in ('publish', 'store_few', 'park_new', 'take_keys', 'enter_groups', 'join_groups') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
-    elsif f.proname in ('follow_up', 'undo_follow_up') then
+    elsif f.proname in ('follow_up', 'undo_follow_up', 'seal_group', 'group_state') then
       execute format('grant execute on function %s to taskforge_dispatch, taskforge_app', f.signature);
     elsif f.proname = 'open_lanes' then
       execute format('grant execute on function %s to taskforge_app', f.signature);

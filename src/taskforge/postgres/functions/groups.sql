@@ -1,0 +1,207 @@
+-- Groups of jobs: batches and workflows. Members are followups of kind 2. All that changes a group does so under its row's
+-- lock, groups in the order of their ids; so the last end is known to be the last, and each callback goes off once.
+
+-- RFC 3339, UTC, microseconds.
+create or replace function taskforge.iso(p_at timestamptz) returns text
+language sql stable
+set search_path = taskforge, pg_temp
+as $$
+  select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
+$$;
+
+-- The one word for where a group is. Members that failed outweigh those that were cancelled.
+create or replace function taskforge.group_state(g taskforge.groups) returns text
+language sql immutable
+set search_path = taskforge, pg_temp
+as $$
+  select case
+    when g.ended_at is null then case when g.sealed_at is null then 'open' else 'running' end
+    when g.failed > 0 then 'failed'
+    when g.cancelled > 0 or (g.total = 0 and g.cancel_requested_at is not null) then 'cancelled'
+    else 'succeeded' end;
+$$;
+
+-- What callbacks are told about a group.
+create or replace function taskforge.group_data(g taskforge.groups) returns jsonb
+language sql stable
+set search_path = taskforge, pg_temp
+as $$
+  select jsonb_build_object(
+    'id', g.id::text, 'name', g.name, 'state', taskforge.group_state(g), 'total', g.total, 'succeeded', g.succeeded,
+    'failed', g.failed, 'cancelled', g.cancelled, 'created_at', taskforge.iso(g.created_at),
+    'sealed_at', taskforge.iso(g.sealed_at), 'ended_at', taskforge.iso(g.ended_at));
+$$;
+
+-- Locks the groups that new members are about to join, before anything else is locked or written, and says of each whether
+-- that may be: 'ok', 'not_found', 'sealed', or 'received' when a numbered piece is not the next one. p_from: how many items
+-- must have been received before; null for members that bear no numbers.
+create or replace function taskforge.enter_groups(p_tenant uuid[], p_group bigint[], p_from bigint[])
+returns table (ordinal integer, answer text, received bigint)
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v record;
+  g groups;
+begin
+  for v in
+    select u.tenant, u.id, u.before, u.place from unnest(p_tenant, p_group, p_from) with ordinality as u (tenant, id, before, place)
+    order by u.id, u.place
+  loop
+    ordinal := v.place;
+    select * into g from groups where id = v.id and tenant_id = v.tenant and kind = 1 for update;
+    received := g.received;
+    answer := case
+      when g.id is null then 'not_found'
+      when v.before is not null and v.before <> g.received then 'received'
+      when g.sealed_at is not null then 'sealed'
+      else 'ok' end;
+    return next;
+  end loop;
+end
+$$;
+
+-- Members have joined: counted, and the items of their piece settled. The caller holds the locks of enter_groups.
+create or replace function taskforge.join_groups(p_group bigint[], p_count bigint[], p_received bigint[]) returns void
+language sql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+as $$
+  update groups g set total = total + u.n, received = coalesce(u.received, g.received)
+  from unnest(p_group, p_count, p_received) as u (id, n, received) where g.id = u.id;
+$$;
+
+-- Count ended members; called from follow_up. A job may be of several groups.
+create or replace function taskforge.count_groups(p_ids bigint[], p_states smallint[]) returns void
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v record;
+begin
+  for v in select * from group_shares(p_ids, p_states) loop
+    update groups g set succeeded = g.succeeded + v.succeeded, failed = g.failed + v.failed,
+      cancelled = g.cancelled + v.cancelled,
+      ended_at = case when g.sealed_at is not null
+        and g.succeeded + g.failed + g.cancelled + v.succeeded + v.failed + v.cancelled >= g.total then clock_timestamp() end
+    where g.id = v.id;
+    perform fire_callbacks(v.id);
+  end loop;
+end
+$$;
+
+-- The other way: these members run again, and so does their group. What has gone off stays so.
+create or replace function taskforge.uncount_groups(p_ids bigint[], p_states smallint[]) returns void
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v record;
+begin
+  for v in select * from group_shares(p_ids, p_states) loop
+    update groups g set succeeded = g.succeeded - v.succeeded, failed = g.failed - v.failed,
+      cancelled = g.cancelled - v.cancelled, ended_at = null
+    where g.id = v.id;
+  end loop;
+end
+$$;
+
+-- How many of these jobs are of which group, by state; groups by id.
+create or replace function taskforge.group_shares(p_ids bigint[], p_states smallint[])
+returns table (id bigint, succeeded bigint, failed bigint, cancelled bigint)
+language sql stable security invoker
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+  select m.target, count(*) filter (where m.state = 1), count(*) filter (where m.state = 2),
+    count(*) filter (where m.state = 3)
+  from (
+    select f.target, u.state from unnest(p_ids, p_states) as u (id, state)
+    join followups f on f.lo = u.id and f.kind = 2
+    union all
+    select f.target, u.state from unnest(p_ids, p_states) as u (id, state)
+    join followups f on f.hi > f.lo and f.lo > u.id - 1000 and f.lo < u.id and f.hi >= u.id and f.kind = 2
+  ) as m
+  group by m.target order by m.target;
+$$;
+
+-- Set off what is due and has not gone off yet. The caller has locked the group by changing it.
+create or replace function taskforge.fire_callbacks(p_id bigint) returns void
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+as $$
+declare
+  g groups;
+  v_name text;
+begin
+  select * into g from groups where id = p_id;
+  if g.id is null or g.callbacks = '{}' then
+    return;
+  end if;
+  foreach v_name in array array['on_failure', 'on_success', 'on_complete'] loop
+    if g.callbacks ? v_name and not g.fired ? v_name and (case v_name
+      when 'on_failure' then g.failed > 0
+      when 'on_success' then group_state(g) = 'succeeded'
+      else g.ended_at is not null end)
+    then
+      update groups set fired = fired || jsonb_build_object(v_name, fire_callback(g, v_name)) where id = p_id;
+    end if;
+  end loop;
+end
+$$;
+
+-- Insert the callback's job, queue its webhook; what was made. Its queue may be gone by now: that must not keep the last
+-- member from ending, so it is only noted.
+create or replace function taskforge.fire_callback(g taskforge.groups, p_name text) returns jsonb
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+as $$
+declare
+  v_callback jsonb := g.callbacks -> p_name;
+  v_draft jsonb := v_callback -> 'job';
+  v_made jsonb := jsonb_build_object('at', iso(clock_timestamp()));
+begin
+  if v_draft is not null then
+    if v_callback ->> 'batch_as' is not null then
+      v_draft := jsonb_set(
+        v_draft, array['payload'],
+        coalesce(v_draft -> 'payload', '{}') || jsonb_build_object(v_callback ->> 'batch_as', group_data(g)));
+    end if;
+    if exists (select from queues where tenant_id = g.tenant_id and name = v_draft ->> 'queue_name' and deleted_at is null)
+    then
+      v_made := v_made || jsonb_build_object(
+        'job_id', (select id::text from enqueue(g.tenant_id, jsonb_build_array(v_draft)) as id));
+    else
+      v_made := v_made || jsonb_build_object('error', format('queue "%s" does not exist any more', v_draft ->> 'queue_name'));
+    end if;
+  end if;
+  if v_callback -> 'webhook' is not null then
+    v_made := v_made || jsonb_build_object('delivery_id', queue_delivery(
+      g.tenant_id, v_callback -> 'webhook' ->> 'url', 'batch.' || substr(p_name, 4), 2::smallint, g.id, group_data(g))::text);
+  end if;
+  return v_made;
+end
+$$;
+
+-- The set is complete: no job joins any more. Returns false when there is no such group, or it was sealed before.
+create or replace function taskforge.seal_group(p_tenant uuid, p_id bigint) returns boolean
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+as $$
+begin
+  update groups set sealed_at = clock_timestamp(),
+    ended_at = case when succeeded + failed + cancelled >= total then clock_timestamp() end
+  where id = p_id and tenant_id = p_tenant and sealed_at is null;
+  if not found then
+    return false;
+  end if;
+  perform fire_callbacks(p_id);
+  return true;
+end
+$$;
