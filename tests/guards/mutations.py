@@ -113,13 +113,13 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "cancel locks the extent": Mutation(
         (CANCEL + "test_a_claim_that_holds_the_extent_wins_and_the_cancel_becomes_a_request",),
-        function="cancel",
+        function="lock_place",
         old="order by lo desc limit 1 for update",
         new="order by lo desc limit 1",
     ),
     "cancel waits for the lease": Mutation(
         (CANCEL + "test_a_finish_that_holds_the_lease_wins_over_cancel",),
-        function="cancel",
+        function="lock_place",
         old="ranges @> p_id for update",
         new="ranges @> p_id",
     ),

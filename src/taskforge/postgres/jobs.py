@@ -9,8 +9,9 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
+from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import AttemptView, JobFilter, JobOptions, JobState, JobView, ProgressView
 from taskforge.postgres.pool import Connection
 from taskforge.postgres.sql import queries
@@ -18,6 +19,15 @@ from taskforge.postgres.sql import queries
 _JOBS = queries("jobs")
 _decode_options = msgspec.json.Decoder(JobOptions).decode
 _NO_OPTIONS: Final = JobOptions()
+
+
+class Changed(Struct, frozen=True):
+    """What became of a change; `ready_in` is the queue whose workers have something new, `is_parked` that it waits."""
+
+    verdict: str
+    ready_in: int | None
+    is_parked: bool
+
 
 OUTCOMES: Final = {1: JobState.SUCCEEDED, 2: JobState.FAILED, 3: JobState.CANCELLED}
 PARKED: Final = {1: JobState.SCHEDULED, 2: JobState.RETRYING, 3: JobState.BLOCKED}
@@ -94,30 +104,57 @@ async def cancel(connection: Connection, tenant_id: UUID, job_id: int, actor: st
 
 
 async def retry(connection: Connection, tenant_id: UUID, job_id: int, actor: str) -> str:
-    """`retried`, `succeeded`, `active` or `not_found`."""
+    """`retried`, `succeeded`, `active`, `not_found` or `busy`."""
     return str(await connection.fetchval(_JOBS["retry"], tenant_id, job_id, actor))
 
 
-async def redrive(
+async def change(
     connection: Connection,
     tenant_id: UUID,
-    queue_id: int,
-    ids: Sequence[int] | None,
+    job_id: int,
     actor: str,
     *,
-    limit: int,
-) -> int:
-    """How many dead letters became ready again."""
-    count: int = await connection.fetchval(_JOBS["redrive"], tenant_id, queue_id, ids, actor, limit)
-    return count
+    queue_id: int | None,
+    priority: int | None,
+    run_at: datetime | None,
+    delay: float | None,
+    payload: bytes | None,
+    expected: bytes | None,
+) -> Changed:
+    row = await connection.fetchrow(
+        _JOBS["change"],
+        tenant_id, job_id, actor, queue_id, priority, run_at, delay, payload, expected,
+    )  # fmt: skip
+    assert row is not None
+    return Changed(row["verdict"], row["ready_in"], row["is_parked"])
 
 
-async def purge(
-    connection: Connection, tenant_id: UUID, queue_id: int, ids: Sequence[int] | None, *, limit: int
-) -> int:
-    """How many dead letters were deleted for good."""
-    count: int = await connection.fetchval(_JOBS["purge"], tenant_id, queue_id, ids, limit)
-    return count
+async def payload_of(connection: Connection, tenant_id: UUID, job_id: int) -> bytes | None:
+    """None when there is no such job."""
+    payload: bytes | None = await connection.fetchval(_JOBS["payload"], tenant_id, job_id)
+    return payload
+
+
+async def changes(connection: Connection, tenant_id: UUID, job_id: int) -> list[ChangeView]:
+    """Who changed what of the job after its submission, oldest first. Index: job_changes_pkey."""
+    rows = await connection.fetch(_JOBS["changes"], tenant_id, job_id)
+    return [_change(row) for row in rows]
+
+
+def _change(row: asyncpg.Record) -> ChangeView:
+    return ChangeView(
+        changed_at=row["changed_at"],
+        actor=row["actor"],
+        verb=row["verb"],
+        before=_with_payload(row["before"], row["payload_before"]),
+        after=_with_payload(row["after"], row["payload_after"]),
+        operation_id=None if row["operation_id"] is None else str(row["operation_id"]),
+    )
+
+
+def _with_payload(document: str, payload: bytes | None) -> dict[str, Raw]:
+    found = msgspec.json.decode(document, type=dict[str, Raw])
+    return found if payload is None else found | {"payload": Raw(payload)}
 
 
 def _attempt(row: asyncpg.Record) -> AttemptView:

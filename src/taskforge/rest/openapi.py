@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from taskforge.domain.control import JobChange
 from taskforge.domain.jobs import BATCH_LIMIT, MAX_ATTEMPTS, MAX_TAGS, JobView
 from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME, QueueChange, QueueDraft, QueueHealth
 from taskforge.domain.retry import MAX_DELAY_SECONDS
@@ -18,6 +19,7 @@ from taskforge.rest.submission import SubmitJob
 VERSION = "1.0.0"
 
 _STRUCTS = (
+    JobChange,
     JobView,
     Problem,
     QueueChange,
@@ -28,6 +30,7 @@ _STRUCTS = (
     schemas.DeadLetterSelection,
     schemas.Health,
     schemas.JobAccepted,
+    schemas.JobChanges,
     schemas.JobPage,
     schemas.Purged,
     schemas.QueuePage,
@@ -62,6 +65,11 @@ _BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
         "description": "At most one job per key and tenant within 24 hours.",
     },
     ("SubmitJob", "tags"): {"maxItems": MAX_TAGS},
+    ("JobChange", "priority"): {"minimum": 0, "maximum": 9, "description": "9 goes first, 0 last."},
+    ("JobChange", "delay_seconds"): {"minimum": 0, "maximum": MAX_DELAY_SECONDS},
+    ("JobChange", "queue_name"): {"pattern": f"^{NAME.pattern}$"},
+    ("JobChange", "payload"): {"description": "Takes the place of the whole payload."},
+    ("JobChange", "payload_patch"): {"description": "A JSON merge patch (RFC 7396) of the payload."},
     ("QueueDraft", "name"): {"pattern": f"^{NAME.pattern}$"},
     ("QueueDraft", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
     ("QueueDraft", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},

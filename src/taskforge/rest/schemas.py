@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Raw, Struct
 
+from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import JobDraft, JobState, JobView, Verdict
 from taskforge.domain.queues import SETTING_NAMES, CircuitBreaker, CrashPolicy, Queue, RateLimit, RetryBudget
 from taskforge.domain.retry import RetryKind, RetryPolicy
@@ -78,6 +79,12 @@ class BatchAnswer(Struct, frozen=True, omit_defaults=True):
 class JobPage(Struct, frozen=True):
     data: list[JobView]
     next_cursor: str | None
+
+
+class JobChanges(Struct, frozen=True):
+    """Who changed what of a job, oldest first."""
+
+    data: list[ChangeView]
 
 
 class RetryView(Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from taskforge.domain.jobs import JobFilter, JobState, JobView
 from taskforge.domain.tenants import Context
-from taskforge.postgres import jobs
+from taskforge.postgres import dead_letters
 from taskforge.services import jobs as job_service
 from taskforge.services import queues as queue_service
 from taskforge.services.core import Core
@@ -31,9 +31,10 @@ async def redrive(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[i
     total = 0
     while True:
         async with core.database.tenant(ctx.tenant_id) as connection:
-            count = await jobs.redrive(
+            redriven = await dead_letters.redrive(
                 connection, ctx.tenant_id, queue.queue_id, job_ids, ctx.actor, limit=_PER_TRANSACTION
             )
+        count = len(redriven)
         total += count
         if count:
             core.wakeups.jobs_ready((queue.queue_id,))
@@ -48,9 +49,10 @@ async def purge(core: Core, ctx: Context, queue_name: str, job_ids: Sequence[int
     total = 0
     while True:
         async with core.database.tenant(ctx.tenant_id) as connection:
-            count = await jobs.purge(
-                connection, ctx.tenant_id, queue.queue_id, job_ids, limit=_PER_TRANSACTION
+            purged = await dead_letters.purge(
+                connection, ctx.tenant_id, queue.queue_id, job_ids, ctx.actor, limit=_PER_TRANSACTION
             )
+        count = len(purged)
         total += count
         if count < _PER_TRANSACTION:
             return total

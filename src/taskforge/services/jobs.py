@@ -182,6 +182,8 @@ async def retry(core: Core, ctx: Context, job_id: int) -> JobView:
             )
         case "active":
             raise Conflict("job.active", f"job {job_id} is waiting or running already")
+        case "busy":
+            raise Unavailable("job.busy", f"job {job_id} is changing hands; try again", retry_after=1)
     core.wakeups.everything()
     return await get(core, ctx, job_id)
 

@@ -10,7 +10,8 @@ begin
     execute format('revoke all on function %s from public', f.signature);
     if f.proname in ('publish', 'store_few', 'park_new', 'take_keys', 'enter_groups', 'join_groups') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
-    elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted') then
+    elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted', 'lock_place', 'cut_extent', 'place_name',
+      'change_job', 'list_under') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
     elsif f.proname in ('follow_up', 'undo_follow_up', 'seal_group', 'group_state') then
       execute format('grant execute on function %s to taskforge_dispatch, taskforge_app', f.signature);

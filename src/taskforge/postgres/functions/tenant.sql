@@ -1,65 +1,150 @@
--- What a tenant asks for, run by the app role under row-level security.
+-- What a tenant asks for of one job, run by the app role under row-level security. What is asked of many is in bulk.sql.
 
--- Cancel one job. Once this has answered 'cancelled', no handler starts: a pending job is cut out of its extent under the
--- extent's lock, a parked one is deleted. For a running one 'requested' is the answer, and its worker is told.
+-- Where a job is, with a lock on that place, so that it stays there until this transaction ends: 'ended' (kind is its
+-- outcome), 'parked', 'ready', 'leased', 'gone' when it was purged, or 'nowhere' when it changed hands at every look.
 -- A job is in one place at a time but may move between two looks; hence the loop.
--- Lock order: the parked row or the extent or the lease, then cancellations.
-create or replace function taskforge.cancel(p_tenant uuid, p_id bigint, p_actor text) returns text
+-- Lock order: the outcome or the parked row or the extent or the lease.
+create or replace function taskforge.lock_place(
+  p_tenant uuid, p_id bigint,
+  out place text, out queue_id integer, out priority smallint, out attempt smallint, out kind smallint,
+  out run_at timestamptz, out stream smallint, out seq bigint, out ready_at timestamptz
+)
 language plpgsql security invoker
 set search_path = taskforge, pg_temp
 set jit = off
 as $$
 declare
-  v_job record;
-  v_parked record;
-  v_extent record;
+  v_row record;
 begin
-  select * into v_job from jobs where id = p_id and tenant_id = p_tenant;
-  if not found then
-    return 'not_found';
-  end if;
   for round in 1 .. 20 loop
-    if exists (select from outcomes where id = p_id and tenant_id = p_tenant) then
-      return 'ended';
+    select * into v_row from outcomes where id = p_id and tenant_id = p_tenant for update;
+    if found then
+      place := 'ended';
+      queue_id := v_row.queue_id;
+      attempt := v_row.attempt;
+      kind := v_row.state;
+      return;
     end if;
 
-    delete from parked where id = p_id and tenant_id = p_tenant returning * into v_parked;
+    select * into v_row from parked where id = p_id and tenant_id = p_tenant for update;
     if found then
-      insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)
-      values (p_id, p_tenant, v_job.queue_id, 3, v_parked.attempt - 1, now());
-      insert into flow (tenant_id, queue_id, scheduled, retrying, cancelled)
-      values (p_tenant, v_job.queue_id, -(v_parked.kind = 1)::int, -(v_parked.kind = 2)::int, 1);
-      perform follow_up(array[p_id], array[3::smallint]);
-      return 'cancelled';
+      place := 'parked';
+      queue_id := v_row.queue_id;
+      priority := v_row.priority;
+      attempt := v_row.attempt;
+      kind := v_row.kind;
+      run_at := v_row.run_at;
+      return;
     end if;
 
     -- Extents are disjoint and at most 1,000 wide, so the one that covers the job is the nearest below it.
-    select * into v_extent from ready
+    select * into v_row from ready
     where lo <= p_id and lo > p_id - 1000 and tenant_id = p_tenant order by lo desc limit 1 for update;
-    if found and v_extent.hi >= p_id then
-      perform pg_current_xact_id();
-      delete from ready where queue_id = v_extent.queue_id and priority = v_extent.priority
-        and stream = v_extent.stream and seq = v_extent.seq;
-      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at)
-      select v_extent.queue_id, v_extent.priority, 0, p_tenant, v_extent.attempt, lo, hi, v_extent.ready_at
-      from (values (v_extent.lo, p_id - 1), (p_id + 1, v_extent.hi)) as rest (lo, hi) where lo <= hi;
-      insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)
-      values (p_id, p_tenant, v_job.queue_id, 3, v_extent.attempt - 1, now());
-      insert into flow (tenant_id, queue_id, priority, ready, cancelled)
-      values (p_tenant, v_job.queue_id, v_job.priority, -1, 1);
-      perform follow_up(array[p_id], array[3::smallint]);
-      return 'cancelled';
+    if found and v_row.hi >= p_id then
+      place := 'ready';
+      queue_id := v_row.queue_id;
+      priority := v_row.priority;
+      attempt := v_row.attempt;
+      stream := v_row.stream;
+      seq := v_row.seq;
+      ready_at := v_row.ready_at;
+      return;
     end if;
 
-    perform from leases where queue_id = v_job.queue_id and tenant_id = p_tenant and ranges @> p_id for update;
+    select * into v_row from leases where tenant_id = p_tenant and ranges @> p_id for update;
     if found then
-      insert into cancellations (job_id, tenant_id, requested_by) values (p_id, p_tenant, p_actor)
-      on conflict do nothing;
-      return 'requested';
+      place := 'leased';
+      queue_id := v_row.queue_id;
+      priority := v_row.priority;
+      attempt := v_row.attempt;
+      return;
     end if;
   end loop;
-  return 'busy';
+  place := case when exists (select from jobs where id = p_id and tenant_id = p_tenant) then 'nowhere' else 'gone' end;
 end
+$$;
+
+-- Cut a job out of the extent that lock_place has locked; the rest of it waits in the stream of what came back.
+create or replace function taskforge.cut_extent(
+  p_queue integer, p_priority smallint, p_stream smallint, p_seq bigint, p_id bigint) returns void
+language sql security invoker
+set search_path = taskforge, pg_temp
+set jit = off
+as $$
+  select pg_current_xact_id();
+  with gone as (
+    delete from ready where queue_id = p_queue and priority = p_priority and stream = p_stream and seq = p_seq
+    returning *
+  )
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at)
+  select queue_id, priority, 0, tenant_id, attempt, rest.lo, rest.hi, ready_at
+  from gone cross join lateral (values (gone.lo, p_id - 1), (p_id + 1, gone.hi)) as rest (lo, hi)
+  where rest.lo <= rest.hi;
+$$;
+
+-- Cancel one job. Once this has answered 'cancelled', no handler starts: a pending job is cut out of its extent under the
+-- extent's lock, a parked one is deleted. For a running one 'requested' is the answer, and its worker is told.
+-- Lock order: the place of the job, then cancellations.
+drop function if exists taskforge.cancel(uuid, bigint, text);
+
+create or replace function taskforge.cancel(
+  p_tenant uuid, p_id bigint, p_actor text, p_operation bigint default null) returns text
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+set jit = off
+as $$
+declare
+  v_at record;
+begin
+  if not exists (select from jobs where id = p_id and tenant_id = p_tenant) then
+    return 'not_found';
+  end if;
+  select * into v_at from lock_place(p_tenant, p_id);
+  case v_at.place
+    when 'ended' then
+      return 'ended';
+    when 'leased' then
+      insert into cancellations (job_id, tenant_id, requested_by) values (p_id, p_tenant, p_actor)
+      on conflict do nothing;
+      if found then
+        insert into job_changes (job_id, tenant_id, actor, verb, operation_id, before, after)
+        values (p_id, p_tenant, p_actor, 'cancel', p_operation, '{"state": "processing"}', '{"cancel_requested": true}');
+      end if;
+      return 'requested';
+    when 'parked' then
+      delete from parked where id = p_id and tenant_id = p_tenant;
+      insert into flow (tenant_id, queue_id, scheduled, retrying, blocked, cancelled)
+      values (p_tenant, v_at.queue_id, -(v_at.kind = 1)::int, -(v_at.kind = 2)::int, -(v_at.kind = 3)::int, 1);
+    when 'ready' then
+      perform cut_extent(v_at.queue_id, v_at.priority, v_at.stream, v_at.seq, p_id);
+      insert into flow (tenant_id, queue_id, priority, ready, cancelled)
+      values (p_tenant, v_at.queue_id, v_at.priority, -1, 1);
+    when 'gone' then
+      return 'not_found';
+    else
+      return 'busy';
+  end case;
+  insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)
+  values (p_id, p_tenant, v_at.queue_id, 3, v_at.attempt - 1, now());
+  insert into job_changes (job_id, tenant_id, actor, verb, operation_id, before, after)
+  values (p_id, p_tenant, p_actor, 'cancel', p_operation,
+    jsonb_build_object('state', place_name(v_at.place, v_at.kind)), '{"state": "cancelled"}');
+  perform follow_up(array[p_id], array[3::smallint]);
+  return 'cancelled';
+end
+$$;
+
+-- What people call a place.
+create or replace function taskforge.place_name(p_place text, p_kind smallint) returns text
+language sql immutable security invoker
+set search_path = taskforge, pg_temp
+as $$
+  select case p_place
+    when 'ended' then (array['succeeded', 'failed', 'cancelled'])[p_kind]
+    when 'parked' then (array['scheduled', 'retrying', 'blocked'])[p_kind]
+    when 'ready' then 'pending'
+    when 'leased' then 'processing'
+  end;
 $$;
 
 -- Nothing may come back to a queue that is gone: nobody would ever serve it. The xid is drawn first, so that a deletion
@@ -77,112 +162,53 @@ end
 $$;
 
 -- Give an ended job new attempts, or let a parked one run now. The outcome taken back is kept in redrives.
-create or replace function taskforge.retry(p_tenant uuid, p_id bigint, p_actor text) returns text
+drop function if exists taskforge.retry(uuid, bigint, text);
+
+create or replace function taskforge.retry(
+  p_tenant uuid, p_id bigint, p_actor text, p_operation bigint default null) returns text
 language plpgsql security invoker
 set search_path = taskforge, pg_temp
 set jit = off
 as $$
 declare
-  v_job record;
+  v_at record;
   v_outcome record;
-  v_parked record;
+  v_priority smallint;
 begin
-  select * into v_job from jobs where id = p_id and tenant_id = p_tenant;
-  if not found then
+  if not exists (select from jobs where id = p_id and tenant_id = p_tenant) then
     return 'not_found';
   end if;
-  perform taskforge.refuse_deleted(v_job.queue_id);
-  delete from parked where id = p_id and tenant_id = p_tenant and kind in (1, 2) returning * into v_parked;
-  if found then
-    insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-    values (v_job.queue_id, v_job.priority, 0, p_tenant, v_parked.attempt, p_id, p_id);
-    insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
-    values (p_tenant, v_job.queue_id, v_job.priority, 1, -(v_parked.kind = 1)::int, -(v_parked.kind = 2)::int);
-    return 'retried';
-  end if;
-  delete from outcomes where id = p_id and tenant_id = p_tenant and state in (2, 3) returning * into v_outcome;
-  if found then
-    insert into redrives (job_id, tenant_id, redriven_by, state, attempt, fence, finished_at)
-    values (p_id, p_tenant, p_actor, v_outcome.state, v_outcome.attempt, v_outcome.fence, v_outcome.finished_at);
-    insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-    values (v_job.queue_id, v_job.priority, 0, p_tenant, 1, p_id, p_id);
-    insert into flow (tenant_id, queue_id, priority, ready, failed, cancelled, retried)
-    values (p_tenant, v_job.queue_id, v_job.priority, 1, -(v_outcome.state = 2)::int, -(v_outcome.state = 3)::int, 1);
-    perform undo_follow_up(array[p_id], array[v_outcome.state]);
-    return 'retried';
-  end if;
-  if exists (select from outcomes where id = p_id and tenant_id = p_tenant) then
+  select * into v_at from lock_place(p_tenant, p_id);
+  if v_at.place = 'nowhere' then
+    return 'busy';
+  elsif v_at.place = 'gone' then
+    return 'not_found';
+  elsif v_at.place = 'ended' and v_at.kind = 1 then
     return 'succeeded';
+  elsif v_at.place in ('ready', 'leased') or (v_at.place = 'parked' and v_at.kind = 3) then
+    return 'active';
   end if;
-  return 'active';
-end
-$$;
-
--- Redrive dead letters of a queue, oldest first: those of p_ids, or up to p_limit of all. Two at once share the work.
-create or replace function taskforge.redrive(p_tenant uuid, p_queue integer, p_ids bigint[], p_actor text, p_limit integer)
-returns integer
-language plpgsql security invoker
-set search_path = taskforge, pg_temp
-set enable_seqscan = off
-set jit = off
-as $$
-declare
-  v_count integer;
-  v_ids bigint[];
-begin
-  perform taskforge.refuse_deleted(p_queue);
-  with picked as (
-    select id from outcomes
-    where queue_id = p_queue and state = 2 and tenant_id = p_tenant and (p_ids is null or id = any (p_ids))
-    order by id limit p_limit
-  ), gone as (
-    delete from outcomes where id in (select id from picked) and tenant_id = p_tenant and state = 2 returning *
-  ), kept as (
-    insert into redrives (job_id, tenant_id, redriven_by, state, attempt, fence, finished_at)
-    select id, tenant_id, p_actor, state, attempt, fence, finished_at from gone
-  ), returned as (
+  perform refuse_deleted(v_at.queue_id);
+  if v_at.place = 'parked' then
+    delete from parked where id = p_id and tenant_id = p_tenant;
     insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-    select j.queue_id, j.priority, 0, j.tenant_id, 1, j.id, j.id from gone join jobs j on j.id = gone.id order by j.id
-    returning ready.priority, ready.lo
-  ), counted as (
-    insert into flow (tenant_id, queue_id, priority, ready, failed, retried)
-    select p_tenant, p_queue, priority, count(*), -count(*), count(*) from returned group by priority
-  )
-  select count(*), array_agg(lo) into v_count, v_ids from returned;
-  if v_count > 0 then
-    perform undo_follow_up(v_ids, array_fill(2::smallint, array[v_count]));
+    values (v_at.queue_id, v_at.priority, 0, p_tenant, v_at.attempt, p_id, p_id);
+    insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
+    values (p_tenant, v_at.queue_id, v_at.priority, 1, -(v_at.kind = 1)::int, -(v_at.kind = 2)::int);
+    insert into job_changes (job_id, tenant_id, actor, verb, operation_id, before, after)
+    values (p_id, p_tenant, p_actor, 'retry', p_operation,
+      jsonb_build_object('state', place_name(v_at.place, v_at.kind), 'run_at', v_at.run_at), '{"state": "pending"}');
+    return 'retried';
   end if;
-  return v_count;
-end
-$$;
-
--- Delete dead letters for good, job and all.
-create or replace function taskforge.purge(p_tenant uuid, p_queue integer, p_ids bigint[], p_limit integer)
-returns integer
-language plpgsql security invoker
-set search_path = taskforge, pg_temp
-set enable_seqscan = off
-set jit = off
-as $$
-declare
-  v_ids bigint[];
-  v_count integer;
-begin
-  with picked as (
-    select id from outcomes
-    where queue_id = p_queue and state = 2 and tenant_id = p_tenant and (p_ids is null or id = any (p_ids))
-    order by id limit p_limit
-  ), gone as (
-    delete from outcomes where id in (select id from picked) and tenant_id = p_tenant and state = 2 returning id
-  )
-  select array_agg(id) into v_ids from gone;
-  v_count := coalesce(cardinality(v_ids), 0);
-  if v_count > 0 then
-    delete from attempts where job_id = any (v_ids) and tenant_id = p_tenant;
-    delete from progress where job_id = any (v_ids) and tenant_id = p_tenant;
-    delete from jobs where id = any (v_ids) and tenant_id = p_tenant;
-    insert into flow (tenant_id, queue_id, failed) values (p_tenant, p_queue, -v_count);
-  end if;
-  return v_count;
+  delete from outcomes where id = p_id and tenant_id = p_tenant returning * into v_outcome;
+  select priority into v_priority from jobs where id = p_id and tenant_id = p_tenant;
+  insert into redrives (job_id, tenant_id, redriven_by, state, attempt, fence, finished_at)
+  values (p_id, p_tenant, p_actor, v_outcome.state, v_outcome.attempt, v_outcome.fence, v_outcome.finished_at);
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
+  values (v_at.queue_id, v_priority, 0, p_tenant, 1, p_id, p_id);
+  insert into flow (tenant_id, queue_id, priority, ready, failed, cancelled, retried)
+  values (p_tenant, v_at.queue_id, v_priority, 1, -(v_outcome.state = 2)::int, -(v_outcome.state = 3)::int, 1);
+  perform undo_follow_up(array[p_id], array[v_outcome.state]);
+  return 'retried';
 end
 $$;

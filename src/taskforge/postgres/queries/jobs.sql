@@ -49,9 +49,15 @@ where exists (select from taskforge.outcomes o where o.id = wanted.id and o.tena
 
 -- name: spans
 -- $1 tenant, $2 ids below this, $3 queue_id, $4 after, $5 before, $6 limit. Newest first. Index: spans_pkey backwards.
-select lo, least(hi, $2::bigint - 1) as hi from taskforge.spans
-where tenant_id = $1 and lo < $2::bigint and ($3::integer is null or queue_id = $3)
-  and ($4::timestamptz is null or submitted_at >= $4) and ($5::timestamptz is null or submitted_at < $5)
+-- A job that was moved lies in no span of its queue, so what was moved there are runs of their own.
+(select lo, least(hi, $2::bigint - 1) as hi from taskforge.spans
+  where tenant_id = $1 and lo < $2::bigint and ($3::integer is null or queue_id = $3)
+    and ($4::timestamptz is null or submitted_at >= $4) and ($5::timestamptz is null or submitted_at < $5)
+  order by lo desc limit $6)
+union all
+(select job_id, job_id from taskforge.moved_jobs
+  where tenant_id = $1 and queue_id = $3::integer and job_id < $2::bigint
+  order by job_id desc limit $6)
 order by lo desc limit $6;
 
 -- name: spans_ready
@@ -101,8 +107,19 @@ select taskforge.cancel($1, $2, $3);
 -- name: retry
 select taskforge.retry($1, $2, $3);
 
--- name: redrive
-select taskforge.redrive($1, $2, $3, $4, $5);
+-- name: change
+select * from taskforge.change_job($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
--- name: purge
-select taskforge.purge($1, $2, $3, $4);
+-- name: payload
+select payload from taskforge.jobs where id = $2 and tenant_id = $1;
+
+-- name: changes
+-- $1 tenant, $2 job. What happened to it by hand, oldest first; a redrive is told by what it took back.
+select changed_at, actor, verb, operation_id, before, after, payload_before, payload_after
+from taskforge.job_changes where job_id = $2 and tenant_id = $1
+union all
+select redriven_at, redriven_by, 'redrive', null,
+  jsonb_build_object('state', taskforge.place_name('ended', state), 'attempt', attempt, 'finished_at', finished_at),
+  jsonb_build_object('state', 'pending'), null, null
+from taskforge.redrives where job_id = $2 and tenant_id = $1
+order by changed_at limit 1000;

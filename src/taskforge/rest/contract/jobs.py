@@ -100,6 +100,28 @@ PATHS: dict[str, dict[str, Operation]] = {
             answers={"200": answer("The job as it is now.", "JobView")},
             problems=READ_ONE,
         ),
+        "patch": Operation(
+            name="changeJob",
+            summary="Reschedule, move, patch or reprioritise a job that waits",
+            tag="jobs",
+            description="All of it changes at once, or nothing. A dead letter can be moved and patched, too; a "
+            "running job is refused with `job.running`.",
+            parameters=(JOB_ID,),
+            body=json_body("JobChange", example={"priority": 9, "payload_patch": {"to": "new@example.com"}}),
+            answers={"200": answer("The job as it is now.", "JobView")},
+            problems=("404", *WRITE),
+        ),
+    },
+    "/api/v1/jobs/{job_id}/changes": {
+        "get": Operation(
+            name="listJobChanges",
+            summary="Who changed what of a job, oldest first",
+            tag="jobs",
+            description="Also of a job that was purged: who did it.",
+            parameters=(JOB_ID,),
+            answers={"200": answer("The changes.", "JobChanges")},
+            problems=READ_ONE,
+        ),
     },
     "/api/v1/jobs/{job_id}/cancel": {
         "post": Operation(
