@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
+from msgspec import UNSET, Struct
 
+from taskforge.api import path_of
+from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import JobState, JobView
 from taskforge.errors import TaskForgeError
+from taskforge.worker.answers import seconds
 
 if TYPE_CHECKING:
     from taskforge.forge import TaskForge
 
 R = TypeVar("R")
+
+
+class _Changes(Struct):
+    data: list[ChangeView]
+
 
 _LONGEST_WAIT = 30.0
 
@@ -93,6 +103,46 @@ class JobHandle(Generic[R]):
     async def cancel(self) -> JobView:
         """Cancelled, or asked to stop when it runs. Raises Conflict when it has ended already."""
         return await (await self._forge.client()).cancel(self.id)
+
+    async def retry(self) -> JobView:
+        """A failed or cancelled job gets new attempts; one that waits for its time runs now. Raises Conflict."""
+        return await self._control("POST", "retry")
+
+    async def reschedule(
+        self, *, run_at: datetime | None = None, delay: float | timedelta | None = None
+    ) -> JobView:
+        """Run a waiting job no sooner than then; a past time, or a delay of 0, means now. Raises Conflict."""
+        if (run_at is None) == (delay is None):
+            raise TypeError("give either run_at or delay")
+        wait: dict[str, Any] = {"run_at": run_at} if delay is None else {"delay_seconds": seconds(delay)}
+        return await self._control("PATCH", body=wait)
+
+    async def change(
+        self,
+        *,
+        priority: int | None = None,
+        queue: str | None = None,
+        payload: Any = UNSET,
+        patch: Mapping[str, Any] | None = None,
+    ) -> JobView:
+        """Change a job that waits, or a dead letter: all of it, or nothing. `patch` is a JSON merge patch (RFC 7396).
+
+        Raises Conflict `job.running` while it runs.
+        """
+        given = {"priority": priority, "queue_name": queue, "payload_patch": patch}
+        body = {name: value for name, value in given.items() if value is not None}
+        if payload is not UNSET:
+            body["payload"] = payload
+        return await self._control("PATCH", body=body)
+
+    async def changes(self) -> list[ChangeView]:
+        """Who changed what of the job after its submission, oldest first."""
+        api = await self._forge.api()
+        return (await api.call("GET", path_of("jobs", self.id, "changes"), reads=_Changes)).data
+
+    async def _control(self, method: str, *verb: str, body: Any = None) -> JobView:
+        api = await self._forge.api()
+        return await api.call(method, path_of("jobs", self.id, *verb), body, reads=JobView)
 
     def _read(self, view: JobView) -> R:
         if view.state is JobState.FAILED:

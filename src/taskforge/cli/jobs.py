@@ -12,6 +12,7 @@ import click
 from taskforge.cli import failures
 from taskforge.cli.access import LONGEST_WAIT, Access
 from taskforge.cli.command import ClientGroup, Common, pass_common
+from taskforge.cli.control import change, changes
 from taskforge.cli.kinds import duration, past
 from taskforge.cli.output import details, emit, shown, table
 from taskforge.cli.paging import collect
@@ -238,3 +239,5 @@ def _each(
 
 
 jobs.add_command(tail)
+jobs.add_command(change)
+jobs.add_command(changes)

@@ -215,6 +215,9 @@ ROWS = (
     " values ($1, $2, 'https://example.com/', 'https://example.com', 'job.failed', 1, '{}')",
     "insert into queue_hooks (queue_id, tenant_id, hook) values ($1, $2, '{}')",
     "insert into webhook_secrets (hint, tenant_id, created_by) values ($1::bigint::text, $2, 'a')",
+    "insert into moved_jobs (tenant_id, queue_id, job_id) values ($2, 1, $1)",
+    "insert into bulk_operations (tenant_id, verb, filter, arguments, state, created_by, upto, total,"
+    " is_total_exact) values ($2, 'cancel', '{}', '{}', 4, 'a', $1, 0, true)",
 )
 
 

@@ -73,6 +73,9 @@ begin
   execute format('insert into progress select * from %I where job_id = any ($1)', 'progress_' || v_number) using v_ids;
   insert into spans (tenant_id, lo, hi, queue_id, priority, submitted_at)
   select tenant_id, id, id, queue_id, priority, submitted_at from jobs where id = any (v_ids);
+  -- The spans just written name the queue a job is in now.
+  delete from moved_jobs where job_id between v_lo and v_hi;
+  delete from job_changes where job_id between v_lo and v_hi and job_id <> all (v_ids);
   foreach v_table in array array['jobs', 'outcomes', 'attempts', 'progress', 'spans'] loop
     execute format('drop table %I', v_table || '_' || v_number);
   end loop;
@@ -117,6 +120,16 @@ begin
   v_total := v_total + v_rows;
   delete from stale_reports where ctid in (
     select ctid from stale_reports where reported_at < now() - p_keep limit p_limit);
+  get diagnostics v_rows = row_count;
+  v_total := v_total + v_rows;
+  delete from job_changes where (job_id, change_id) in (
+    select job_id, change_id from job_changes where verb = 'purge' and changed_at < now() - p_keep
+    order by changed_at limit p_limit);
+  get diagnostics v_rows = row_count;
+  v_total := v_total + v_rows;
+  delete from bulk_operations where (tenant_id, operation_id) in (
+    select tenant_id, operation_id from bulk_operations where state > 3 and finished_at < now() - p_keep
+    order by finished_at limit p_limit);
   get diagnostics v_rows = row_count;
   return v_total + v_rows;
 end
