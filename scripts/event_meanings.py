@@ -22,6 +22,8 @@ MEANINGS = {
     "server.queues_unknown": "The database did not answer a scrape; gauges of queues are missing from it.",
     "server.started": "The server accepts connections.",
     "server.stopped": "The server has stopped; `clean` says whether every request was answered.",
+    "webhook.given_up": "A webhook will not be sent again by itself; `reason` says why. It can be redelivered.",
+    "webhook.unsettled": "A webhook was sent, but the database did not take it down; it is sent once more.",
     "worker.claim_delayed": "The database did not answer a claim; it is tried again.",
     "worker.deregister_failed": "A worker could not take back its registration; it expires by itself.",
     "worker.draining": "A worker takes no more jobs and lets the running ones end.",

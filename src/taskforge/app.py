@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from taskforge.clock import Clock, SystemClock
+from taskforge.domain.egress import STRICT, EgressPolicy
 from taskforge.postgres.pool import Database
 from taskforge.services.core import Core
 from taskforge.services.wakeups import Wakeups
@@ -24,12 +25,13 @@ async def open_core(
     max_payload_bytes: int = 1_048_576,
     pool_size: int = 10,
     listens: bool = False,
+    egress: EgressPolicy = STRICT,
 ) -> AsyncIterator[Core]:
     """A core on a migrated database; closed, with everything accepted answered, on exit.
 
     `pool_size` is the most connections it opens, LISTEN not counted: two that store, four that hand out and report
     jobs, and the rest for reads and changes. `direct_dsn` reaches the database without a pooler, for LISTEN; by
-    default it is `dsn`.
+    default it is `dsn`. `egress` says where webhooks may go.
     """
     database = Database(dsn, app=max(1, pool_size - _FOR_JOBS))
     wakeups = Wakeups(database, direct_dsn=direct_dsn or dsn)
@@ -39,6 +41,7 @@ async def open_core(
         clock=clock or SystemClock(),
         worker_ttl=timedelta(seconds=worker_ttl),
         max_payload_bytes=max_payload_bytes,
+        egress=egress,
     )
     if listens:
         wakeups.start_listening()

@@ -219,6 +219,29 @@ TABLE: tuple[Setting, ...] = (
         help="Largest payload of one job.",
     ),
     Setting(
+        name="egress_allow",
+        env=("TASKFORGE_EGRESS_ALLOW",),
+        kind="names",
+        default=(),
+        help="Addresses, networks and host names that webhooks may reach although they are not public, "
+        "comma-separated; on any port, also without TLS.",
+    ),
+    Setting(
+        name="egress_ports",
+        env=("TASKFORGE_EGRESS_PORTS",),
+        kind="names",
+        default=("80", "443"),
+        help="Ports that webhooks may be sent to, comma-separated.",
+    ),
+    Setting(
+        name="egress_http",
+        env=("TASKFORGE_EGRESS_HTTP",),
+        kind="choice",
+        default="no",
+        choices=("no", "yes"),
+        help="Whether webhooks may be sent without TLS in production; in development they may.",
+    ),
+    Setting(
         name="outbox_dir",
         env=("TASKFORGE_OUTBOX_DIR",),
         kind="path",
@@ -252,6 +275,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_days: float
     max_body_bytes: int
     max_payload_bytes: int
+    egress_allow: tuple[str, ...]
+    egress_ports: tuple[str, ...]
+    egress_http: str
     outbox_dir: Path
     origins: Mapping[str, str]
 

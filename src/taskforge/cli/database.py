@@ -10,6 +10,8 @@ import asyncpg
 import structlog
 from msgspec import Struct
 
+from taskforge.domain import egress
+from taskforge.domain.egress import EgressPolicy
 from taskforge.errors import ConfigurationError, TaskForgeError
 from taskforge.postgres.dsn import LOGIN, connect_arguments, with_login
 from taskforge.postgres.embedded import EmbeddedPostgres
@@ -139,8 +141,21 @@ async def open_ready_core(settings: Settings) -> AsyncIterator[Core]:
             max_payload_bytes=settings.max_payload_bytes,
             pool_size=settings.pool_size,
             listens=True,
+            egress=_egress(settings),
         ) as core:
             yield core
+
+
+def _egress(settings: Settings) -> EgressPolicy:
+    """Where webhooks may go. Raises ConfigurationError."""
+    try:
+        return egress.policy(
+            settings.egress_allow,
+            ports=settings.egress_ports,
+            allows_http=settings.egress_http == "yes" or settings.is_development,
+        )
+    except ValueError as error:
+        raise ConfigurationError("config.egress", f"where webhooks may go cannot be read: {error}") from None
 
 
 def _server(settings: Settings, on_progress: Callable[[str], None]) -> EmbeddedPostgres:

@@ -10,7 +10,7 @@ from uuid import UUID
 from msgspec import UNSET, Struct, UnsetType
 
 from taskforge.domain.retry import DEFAULT_POLICY, RetryPolicy, check_policy
-from taskforge.domain.terms import MAX_TERM_SECONDS, Refuse, Webhook
+from taskforge.domain.terms import MAX_TERM_SECONDS, Refuse, Webhook, check_webhook
 from taskforge.errors import FieldError, Invalid
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -227,8 +227,8 @@ def _check_settings(change: QueueChange, wrong: list[FieldError]) -> None:
             refuse("retry_budget/min_per_second", "out_of_range", "must be between 0 and 1000000")
     if isinstance(change.circuit_breaker, CircuitBreaker):
         _check_breaker(change.circuit_breaker, refuse)
-    if isinstance(change.webhook, Webhook) and not change.webhook.events:
-        refuse("webhook/events", "empty", "name at least one event")
+    if isinstance(change.webhook, Webhook):
+        check_webhook(change.webhook, refuse)
 
 
 def _check_breaker(breaker: CircuitBreaker, refuse: Refuse) -> None:

@@ -12,6 +12,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from taskforge.domain.webhooks import why_not_url
+
 MAX_PARENTS = 10_000
 MAX_PERIOD_SECONDS = 366 * 86_400.0
 MAX_TERM_SECONDS = 3_650 * 86_400.0
@@ -48,10 +50,11 @@ class Unique(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where to POST how a job ended."""
+    """Where to POST how a job ended; with its result, if that is asked for and has at most 16 KiB."""
 
     url: str
     events: tuple[EndEvent, ...] = END_EVENTS
+    include_result: bool = False
 
 
 class JobTerms(Struct, frozen=True, omit_defaults=True):
@@ -96,13 +99,20 @@ def check_terms(terms: JobTerms, now: datetime, refuse: Refuse) -> None:
         seen.add(parent.job_id)
     if terms.batch_id is not None and not JOB_ID.fullmatch(terms.batch_id):
         refuse("batch_id", "pattern", "must be the id of a batch")
-    if terms.webhook is not None and not terms.webhook.events:
-        refuse("webhook/events", "empty", "name at least one event")
+    if terms.webhook is not None:
+        check_webhook(terms.webhook, refuse)
     keep = terms.result_retention_seconds
     if keep is not None and not 0 <= keep <= MAX_TERM_SECONDS:
         refuse("result_retention_seconds", "out_of_range", f"must be between 0 and {MAX_TERM_SECONDS:.0f}")
     if terms.schema_version is not None and not 1 <= terms.schema_version <= 2**31 - 1:
         refuse("schema_version", "out_of_range", "must be 1 or more")
+
+
+def check_webhook(webhook: Webhook, refuse: Refuse) -> None:
+    if not webhook.events:
+        refuse("webhook/events", "empty", "name at least one event")
+    if (why := why_not_url(webhook.url)) is not None:
+        refuse("webhook/url", "url", why)
 
 
 def _check_instant(terms: JobTerms, at: str, relative: str, now: datetime, refuse: Refuse) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from taskforge.errors import TaskForgeError
+from taskforge.runtime.webhook_sender import WebhookSender
 from taskforge.services.core import Core
 
 _log = structlog.get_logger(__name__)
@@ -27,7 +28,7 @@ class Duty(Protocol):
 
 def all_duties(core: Core) -> dict[str, Duty]:
     """By their names in agenda()."""
-    return {}
+    return {"webhooks": WebhookSender(core)}
 
 
 class Duties:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from taskforge.clock import Clock
+from taskforge.domain.egress import STRICT, EgressPolicy
 from taskforge.errors import FieldError, Invalid
 from taskforge.postgres import queues
 from taskforge.postgres.pool import Database
@@ -26,12 +27,14 @@ class Core:
         clock: Clock,
         worker_ttl: timedelta,
         max_payload_bytes: int,
+        egress: EgressPolicy = STRICT,
     ) -> None:
         self.database = database
         self.wakeups = wakeups
         self.clock = clock
         self.worker_ttl = worker_ttl
         self.max_payload_bytes = max_payload_bytes
+        self.egress = egress
         self.submitter = Submitter(database, on_ready=wakeups.jobs_ready, on_parked=wakeups.jobs_parked)
         self.directory = QueueDirectory(database)
         self.endings = Endings(database)

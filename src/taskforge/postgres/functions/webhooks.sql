@@ -60,11 +60,12 @@ $$;
 -- tenants from a random one on, so that none is always last. Taken means: nobody else tries until p_lease is over.
 -- An endpoint that fails all the time is asked by one delivery at a time; its others wait until it may be asked again, and
 -- are given up when they have waited p_patience. Index: deliveries_due; rows locked by others are skipped.
+drop function if exists taskforge.claim_deliveries(integer, integer, uuid[], integer[], interval, interval);
+
 create or replace function taskforge.claim_deliveries(
   p_limit integer, p_per_tenant integer, p_tenants uuid[], p_under_way integer[], p_lease interval, p_patience interval
 ) returns table (
-  id bigint, tenant_id uuid, url text, event text, subject_kind smallint, subject bigint, created_at timestamptz,
-  data text, result bytea, attempts smallint, keys bytea[]
+  id bigint, tenant_id uuid, url text, event text, created_at timestamptz, since timestamptz, data text, result bytea, attempts smallint, keys bytea[]
 )
 language plpgsql security definer
 set search_path = taskforge, pg_temp
@@ -105,8 +106,8 @@ begin
       where e.tenant_id = v_row.tenant_id and e.origin = v_row.origin and e.failures >= 5 for update;
       if found and v_endpoint.retry_at > now() then
         update deliveries d set due_at = v_endpoint.retry_at + random() * interval '1 s',
-          state = case when d.created_at < now() - p_patience then 3 else 1 end,
-          finished_at = case when d.created_at < now() - p_patience then now() end,
+          state = case when coalesce(d.finished_at, d.created_at) < now() - p_patience then 3 else 1 end,
+          finished_at = case when coalesce(d.finished_at, d.created_at) < now() - p_patience then now() else d.finished_at end,
           last_error = coalesce(d.last_error, 'endpoint.slowed_down')
         where d.id = v_row.id;
         continue;
@@ -120,9 +121,8 @@ begin
       tenant_id := v_row.tenant_id;
       url := v_row.url;
       event := v_row.event;
-      subject_kind := v_row.subject_kind;
-      subject := v_row.subject;
       created_at := v_row.created_at;
+      since := coalesce(v_row.finished_at, v_row.created_at);
       data := v_row.data::text;
       result := v_row.result;
       attempts := v_row.attempts + 1;
@@ -152,7 +152,7 @@ begin
   update deliveries set
     state = case when p_is_delivered then 2 when p_retry_in is null then 3 else 1 end,
     due_at = case when p_is_delivered or p_retry_in is null then due_at else now() + make_interval(secs => p_retry_in) end,
-    finished_at = case when p_is_delivered or p_retry_in is null then now() end,
+    finished_at = case when p_is_delivered or p_retry_in is null then now() else finished_at end,
     last_status = p_status, last_error = p_error
   where id = p_id and state = 1 and attempts = p_attempt
   returning * into d;
