@@ -23,6 +23,7 @@ async def open_core(
     clock: Clock | None = None,
     worker_ttl: float = 10.0,
     max_payload_bytes: int = 1_048_576,
+    max_schedules: int = 10_000,
     pool_size: int = 10,
     listens: bool = False,
     egress: EgressPolicy = STRICT,
@@ -42,6 +43,7 @@ async def open_core(
         worker_ttl=timedelta(seconds=worker_ttl),
         max_payload_bytes=max_payload_bytes,
         egress=egress,
+        max_schedules=max_schedules,
     )
     if listens:
         wakeups.start_listening()

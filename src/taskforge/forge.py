@@ -201,7 +201,12 @@ class TaskForge:
             if dsn is None:
                 dsn = await _start_embedded(settings, resources)
             core = await resources.enter_async_context(
-                open_core(dsn, max_payload_bytes=settings.max_payload_bytes, pool_size=settings.pool_size)
+                open_core(
+                    dsn,
+                    max_payload_bytes=settings.max_payload_bytes,
+                    max_schedules=settings.max_schedules,
+                    pool_size=settings.pool_size,
+                )
             )
             return DirectClient(core, Context(self.tenant_id, "sdk"), settings, resources.pop_all())
         raise AssertionError("unreachable")

@@ -242,6 +242,16 @@ TABLE: tuple[Setting, ...] = (
         help="Whether webhooks may be sent without TLS in production; in development they may.",
     ),
     Setting(
+        name="max_schedules",
+        env=("TASKFORGE_MAX_SCHEDULES",),
+        kind="integer",
+        default=10_000,
+        unit="schedules",
+        minimum=0,
+        maximum=1_000_000,
+        help="Most schedules of one tenant.",
+    ),
+    Setting(
         name="outbox_dir",
         env=("TASKFORGE_OUTBOX_DIR",),
         kind="path",
@@ -278,6 +288,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     egress_allow: tuple[str, ...]
     egress_ports: tuple[str, ...]
     egress_http: str
+    max_schedules: int
     outbox_dir: Path
     origins: Mapping[str, str]
 

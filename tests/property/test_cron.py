@@ -73,7 +73,9 @@ def oracle(text: str, zone: ZoneInfo, start: datetime, end: datetime, tick: time
             fires = matches(text, wall)
         else:
             # What the clock has now shown for the first time, skipped readings included.
-            fires = any(matches(text, reached + tick * step) for step in range(1, (wall - reached) // tick + 1))
+            fires = any(
+                matches(text, reached + tick * step) for step in range(1, (wall - reached) // tick + 1)
+            )
         reached = max(reached, wall)
         if fires and now > start:
             yield now
@@ -87,15 +89,15 @@ def changes(zone: ZoneInfo, year: int) -> list[datetime]:
     """The hours in which the zone's offset changes, found by asking at every hour."""
     hours = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(365 * 24)]
     offsets = [hour.astimezone(zone).utcoffset() for hour in hours]
-    return [
-        hour for hour, before, after in zip(hours, offsets, offsets[1:], strict=False) if before != after
-    ]
+    return [hour for hour, before, after in zip(hours, offsets, offsets[1:], strict=False) if before != after]
 
 
 def numbers(low: int, high: int) -> st.SearchStrategy[str]:
     number = st.integers(low, high)
     ranges = st.tuples(number, number).map(lambda pair: f"{min(pair)}-{max(pair)}")
-    single = st.one_of(number.map(str), ranges, st.tuples(ranges, st.integers(1, 7)).map("{0[0]}/{0[1]}".format))
+    single = st.one_of(
+        number.map(str), ranges, st.tuples(ranges, st.integers(1, 7)).map("{0[0]}/{0[1]}".format)
+    )
     return st.lists(single, min_size=1, max_size=3).map(",".join)
 
 
@@ -136,7 +138,9 @@ def found(text: str, zone: ZoneInfo, start: datetime, end: datetime) -> list[dat
 
 @settings(max_examples=120, deadline=None)
 @given(expressions(), moments())
-def test_it_fires_exactly_when_a_clock_that_is_watched_says_so(text: str, moment: tuple[str, datetime]) -> None:
+def test_it_fires_exactly_when_a_clock_that_is_watched_says_so(
+    text: str, moment: tuple[str, datetime]
+) -> None:
     name, start = moment
     zone, end = ZoneInfo(name), start + timedelta(days=3)
     assert found(text, zone, start, end) == list(oracle(text, zone, start, end, MINUTE))
@@ -149,12 +153,16 @@ def test_seconds_are_exact_too(second: str, rest: str, moment: tuple[str, dateti
     text = f"{second} {rest}"
     zone, start = ZoneInfo(name), start + timedelta(seconds=offset, microseconds=offset * 7)
     end = (start + timedelta(hours=4)).replace(microsecond=0)
-    expected = [time for time in oracle(text, zone, start.replace(microsecond=0), end, SECOND) if time > start]
+    expected = [
+        time for time in oracle(text, zone, start.replace(microsecond=0), end, SECOND) if time > start
+    ]
     assert found(text, zone, start, end) == expected
 
 
 @pytest.mark.parametrize("name", ZONES)
-@pytest.mark.parametrize("text", ["30 2 * * *", "0 0 * * *", "*/30 * * * *", "0 */5 * * *", "15,45 1-3 * * 0"])
+@pytest.mark.parametrize(
+    "text", ["30 2 * * *", "0 0 * * *", "*/30 * * * *", "0 */5 * * *", "15,45 1-3 * * 0"]
+)
 def test_a_whole_year_of_a_zone_is_what_its_clock_shows(name: str, text: str) -> None:
     zone = ZoneInfo(name)
     year = 2011 if name == "Pacific/Apia" else 2024

@@ -84,7 +84,10 @@ async def open_access(common: Common, *, tenant_id: UUID | None = None) -> Async
         if not place.is_embedded:
             await check_ready(place.dsn, is_development=True)
         async with open_core(
-            place.dsn, worker_ttl=settings.worker_ttl, max_payload_bytes=settings.max_payload_bytes
+            place.dsn,
+            worker_ttl=settings.worker_ttl,
+            max_payload_bytes=settings.max_payload_bytes,
+            max_schedules=settings.max_schedules,
         ) as core:
             yield DirectAccess(core, Context(tenant_id or DEFAULT_TENANT, "cli"), settings)
 

@@ -139,6 +139,7 @@ async def open_ready_core(settings: Settings) -> AsyncIterator[Core]:
             direct_dsn=place.direct_dsn,
             worker_ttl=settings.worker_ttl,
             max_payload_bytes=settings.max_payload_bytes,
+            max_schedules=settings.max_schedules,
             pool_size=settings.pool_size,
             listens=True,
             egress=_egress(settings),

@@ -9,10 +9,10 @@
 When both day fields are restricted, a day that matches either of them counts; a field that begins with `*` does not
 restrict.
 
-Clocks that are changed: an expression whose second, minute or hour begins with `*` follows elapsed time and fires whenever
-the local clock matches, in a repeated hour again and in a skipped hour not. Any other expression fires once for each
-local time that matches, at the first instant at which the clock has reached it: one that is skipped fires at the first
-instant after the gap, one that occurs twice at its first occurrence.
+Clocks that are changed: an expression whose second, minute or hour begins with `*` follows elapsed time and fires
+whenever the local clock matches, in a repeated hour again and in a skipped hour not. Any other expression fires once
+for each local time that matches, at the first instant at which the clock has reached it: one that is skipped fires at
+the first instant after the gap, one that occurs twice at its first occurrence.
 """
 
 from __future__ import annotations
@@ -250,7 +250,9 @@ def _parse_weekdays(text: str) -> DayOfWeek | None:
     return DayOfWeek(frozenset(numbers), frozenset(nth), frozenset(last), text.startswith("*"))
 
 
-def next_after(expression: Expression, after: datetime, zone: Zone, *, anchor: datetime = EPOCH) -> datetime | None:
+def next_after(
+    expression: Expression, after: datetime, zone: Zone, *, anchor: datetime = EPOCH
+) -> datetime | None:
     """The first time after `after` at which it fires, in UTC and on a whole second; None if that is not within 5 years.
 
     An interval counts from `anchor`. Cost: microseconds for what fires often, about a millisecond for what never does.

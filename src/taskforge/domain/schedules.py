@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -350,7 +351,12 @@ def check(draft: ScheduleDraft, *, now: datetime, max_payload_bytes: int) -> Tim
         refuse("missed_limit", "out_of_range", f"must be between 1 and {MAX_MISSED}")
     for name in ("start_at", "end_at"):
         check_instant(getattr(draft, name), name, refuse)
-    if not wrong and draft.start_at is not None and draft.end_at is not None and draft.end_at < draft.start_at:
+    if (
+        not wrong
+        and draft.start_at is not None
+        and draft.end_at is not None
+        and draft.end_at < draft.start_at
+    ):
         refuse("end_at", "out_of_range", "must not be before start_at")
     try:
         check_name(draft.name)
@@ -374,7 +380,7 @@ def _timing(draft: ScheduleDraft, wrong: list[FieldError]) -> Timing | None:
     parts: list[Any] = []
     for find, text in ((parse, draft.expression), (find_zone, draft.timezone)):
         try:
-            parts.append(find(text))  # type: ignore[operator]
+            parts.append(find(text))
         except Invalid as error:
             wrong.extend(error.fields)
     if len(parts) < 2 or _is_naive(draft.start_at) or _is_naive(draft.end_at):
@@ -407,9 +413,11 @@ def _check_fires(timing: Timing, now: datetime) -> None:
         )
         detail = f"the schedule never fires: {reason}"
         raise Invalid(
-            "schedule.never_fires", detail, fields=(FieldError("/expression", "schedule.never_fires", detail),)
+            "schedule.never_fires",
+            detail,
+            fields=(FieldError("/expression", "schedule.never_fires", detail),),
         )
-    gaps = [(after - before).total_seconds() for before, after in zip(slots, slots[1:], strict=False)]
+    gaps = [(after - before).total_seconds() for before, after in itertools.pairwise(slots)]
     if gaps and timing.jitter_seconds >= min(gaps):
         detail = f"must be less than the {min(gaps):.0f} seconds between two of its times"
         raise _invalid("jitter_seconds", "out_of_range", detail)
@@ -453,5 +461,7 @@ def _whole(instant: datetime) -> datetime:
 
 def _invalid(name: str, code: str, detail: str) -> Invalid:
     return Invalid(
-        "schedule.invalid", f"the schedule cannot be used: {detail}", fields=(FieldError(f"/{name}", code, detail),)
+        "schedule.invalid",
+        f"the schedule cannot be used: {detail}",
+        fields=(FieldError(f"/{name}", code, detail),),
     )

@@ -26,7 +26,9 @@ def find_zone(name: str, pointer: str = "/timezone") -> Zone:
     """Raises Invalid `schedule.unknown_timezone`."""
     if name not in zone_names():
         near = difflib.get_close_matches(name, zone_names(), n=1) if len(name) <= 64 else []
-        shown = name if len(name) <= 64 and name.isprintable() else name[:64].encode("unicode_escape").decode()
+        shown = (
+            name if len(name) <= 64 and name.isprintable() else name[:64].encode("unicode_escape").decode()
+        )
         hint = f"did you mean {near[0]}?" if near else "give an IANA name such as Europe/Berlin"
         detail = f'there is no time zone "{shown}"; {hint}'
         raise Invalid(
@@ -58,7 +60,7 @@ def first_reach(wall: datetime, zone: Zone) -> datetime:
 
 
 def overlap_of(local: datetime) -> tuple[datetime, datetime]:
-    """Around a reading that occurs twice: the reading at which the second pass begins, and the one after the overlap."""
+    """Around a reading that occurs twice: the reading at which the second pass begins, and the one after both."""
     zone = local.tzinfo
     assert isinstance(zone, ZoneInfo)
     first, second = local.replace(fold=0), local.replace(fold=1)

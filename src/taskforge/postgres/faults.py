@@ -60,7 +60,9 @@ def _by_state(error: asyncpg.PostgresError) -> TaskForgeError | asyncpg.Postgres
             )
         case "23505" if error.constraint_name == "queues_name":
             return Conflict("queue.exists", "a queue of that name exists already")
-        case "23503" if error.constraint_name == "queues_tenant_id_fkey":
+        case "23505" if error.constraint_name == "schedules_name":
+            return Conflict("schedule.exists", "a schedule of that name exists already")
+        case "23503" if error.constraint_name in ("queues_tenant_id_fkey", "schedules_tenant_id_fkey"):
             return Forbidden("tenant.unknown", "the token names a tenant that does not exist here")
         case "22P05" | "22021":
             return Invalid("request.nul_character", "a text holds a character that PostgreSQL cannot store")

@@ -10,7 +10,14 @@ from taskforge.domain.control import JobChange
 from taskforge.domain.jobs import BATCH_LIMIT, MAX_ATTEMPTS, MAX_TAGS, JobView
 from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME, QueueChange, QueueDraft, QueueHealth
 from taskforge.domain.retry import MAX_DELAY_SECONDS
-from taskforge.rest import schemas
+from taskforge.domain.schedules import (
+    MAX_JITTER_SECONDS,
+    MAX_MISSED,
+    MAX_PREVIEW,
+    ScheduleChange,
+    ScheduleDraft,
+)
+from taskforge.rest import schedule_schemas, schemas
 from taskforge.rest.contract import PATHS
 from taskforge.rest.contract.parts import Operation
 from taskforge.rest.problems import Problem
@@ -25,7 +32,15 @@ _STRUCTS = (
     QueueChange,
     QueueDraft,
     QueueHealth,
+    ScheduleChange,
+    ScheduleDraft,
     SubmitJob,
+    schedule_schemas.Firings,
+    schedule_schemas.PreviewRequest,
+    schedule_schemas.SchedulePage,
+    schedule_schemas.ScheduleRun,
+    schedule_schemas.ScheduleView,
+    schedule_schemas.TickPage,
     schemas.BatchAnswer,
     schemas.DeadLetterSelection,
     schemas.Health,
@@ -75,6 +90,19 @@ _BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
     ("QueueDraft", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
     ("QueueChange", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
     ("QueueChange", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
+    ("ScheduleDraft", "name"): {"pattern": f"^{NAME.pattern}$"},
+    ("ScheduleDraft", "jitter_seconds"): {
+        "minimum": 0,
+        "maximum": MAX_JITTER_SECONDS,
+        "description": "Each job is late by a part of this, the same in every process; less than the time between two.",
+    },
+    ("ScheduleDraft", "missed_limit"): {"minimum": 1, "maximum": MAX_MISSED},
+    ("ScheduleDraft", "priority"): {"minimum": 0, "maximum": 9},
+    ("ScheduleDraft", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
+    ("ScheduleDraft", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
+    ("ScheduleDraft", "tags"): {"maxItems": MAX_TAGS},
+    ("ScheduleDraft", "payload"): {"default": {}},
+    ("PreviewRequest", "count"): {"minimum": 1, "maximum": MAX_PREVIEW},
     ("DeadLetterSelection", "job_ids"): {"maxItems": BATCH_LIMIT},
 }
 
@@ -120,6 +148,10 @@ def document() -> dict[str, Any]:
         "tags": [
             {"name": "jobs", "description": "Submit, follow, cancel and retry jobs."},
             {"name": "queues", "description": "Named lines of jobs with their defaults."},
+            {
+                "name": "schedules",
+                "description": "Jobs that are submitted at certain times, again and again.",
+            },
             {"name": "dead letters", "description": "Jobs that failed for good, kept for people."},
             {"name": "operations", "description": "For machines that watch the server."},
         ],

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from taskforge.errors import TaskForgeError
+from taskforge.runtime.scheduler import DueSlots, WaitingSlots
 from taskforge.runtime.webhook_sender import WebhookSender
 from taskforge.services.core import Core
 
@@ -28,7 +29,11 @@ class Duty(Protocol):
 
 def all_duties(core: Core) -> dict[str, Duty]:
     """By their names in agenda()."""
-    return {"webhooks": WebhookSender(core)}
+    return {
+        "webhooks": WebhookSender(core),
+        "schedules": DueSlots(core),
+        "waiting_slots": WaitingSlots(core),
+    }
 
 
 class Duties:

@@ -28,6 +28,7 @@ class Core:
         worker_ttl: timedelta,
         max_payload_bytes: int,
         egress: EgressPolicy = STRICT,
+        max_schedules: int = 10_000,
     ) -> None:
         self.database = database
         self.wakeups = wakeups
@@ -35,6 +36,7 @@ class Core:
         self.worker_ttl = worker_ttl
         self.max_payload_bytes = max_payload_bytes
         self.egress = egress
+        self.max_schedules = max_schedules
         self.submitter = Submitter(database, on_ready=wakeups.jobs_ready, on_parked=wakeups.jobs_parked)
         self.directory = QueueDirectory(database)
         self.endings = Endings(database)

@@ -120,6 +120,10 @@ class Submitter:
         except TimeoutError:
             raise self._given_up(submission) from None
 
+    async def take_ids(self, count: int) -> list[range]:
+        """Ids for jobs that are stored in a transaction of the caller's own."""
+        return await self._ids.take(count)
+
     async def close(self) -> None:
         """Returns when everything accepted so far has been answered."""
         while self._flushing is not None:

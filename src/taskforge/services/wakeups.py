@@ -55,6 +55,10 @@ class Wakeups:
     def jobs_parked(self) -> None:
         self.tell((PARKED,))
 
+    def look_again(self) -> None:
+        """The loops of this process look for what is due next."""
+        self._call(frozenset((PARKED,)))
+
     def cancel_asked(self) -> None:
         self.tell((CANCEL,))
 

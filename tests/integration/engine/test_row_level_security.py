@@ -41,6 +41,7 @@ MAY = {
     "queues": ("", "S", "SIU"),
     "ready": ("I", "SIUD", "SIUD"),
     "redrives": ("", "", "SI"),
+    "schedules": ("", "SU", "SIUD"),
     "schema_migrations": ("S", "S", "S"),
     "spans": ("I", "I", "S"),
     "stale_reports": ("", "SID", ""),
@@ -48,6 +49,7 @@ MAY = {
     "webhook_endpoints": ("", "SIUD", ""),
     "webhook_keys": ("", "S", "ID"),
     "webhook_secrets": ("", "S", "SIU"),
+    "ticks": ("", "SIUD", "SIUD"),
     "workers": ("", "SIUD", "S"),
 }
 WITHOUT_TENANT = {"duty_times", "enqueue_blocks", "floors", "partitions", "schema_migrations"}
@@ -76,7 +78,17 @@ CALLED_BY_APP = {
 }
 # Steps of a transaction that has already found the job under the policies; what hangs on it is the same tenant's.
 CALLED_BY_APP_AS_DISPATCH = {"follow_up", "undo_follow_up", "seal_group", "group_state"}
-CALLED_BY_INGEST = {"publish", "store_few", "park_new", "take_keys", "enter_groups", "join_groups"}
+CALLED_BY_INGEST = {
+    "publish",
+    "store_few",
+    "park_new",
+    "take_keys",
+    "enter_groups",
+    "join_groups",
+    "decide_slots",
+    "fire_waiting",
+    "fire_now",
+}
 OWNED_BY_INGEST = {"store_few"}
 CALLED_BY_CLIENT = {"enqueue"}
 OWNED_BY_THE_MIGRATOR = {"ensure_partitions", "prune"}
@@ -215,6 +227,9 @@ ROWS = (
     " values ($1, $2, 'https://example.com/', 'https://example.com', 'job.failed', 1, '{}')",
     "insert into queue_hooks (queue_id, tenant_id, hook) values ($1, $2, '{}')",
     "insert into webhook_secrets (hint, tenant_id, created_by) values ($1::bigint::text, $2, 'a')",
+    "insert into schedules (name, definition, payload, queue_name, source, last_job_id, tenant_id)"
+    " values ('s', '{}', '', 'default', 1, $1, $2)",
+    "insert into ticks (schedule_id, slot, verdict, through, tenant_id) values ($1, now(), 1, now(), $2)",
     "insert into moved_jobs (tenant_id, queue_id, job_id) values ($2, 1, $1)",
     "insert into bulk_operations (tenant_id, verb, filter, arguments, state, created_by, upto, total,"
     " is_total_exact) values ($2, 'cancel', '{}', '{}', 4, 'a', $1, 0, true)",

@@ -13,4 +13,9 @@ as $$
   union all
   select 'batches', 0 from (
     select from groups where cancel_requested_at is not null and cancelled_up_to < 9223372036854775807 limit 1) as asked
+  union all
+  select 'schedules', extract(epoch from first.due_at - clock_timestamp())::double precision
+  from (select due_at from schedules where due_at is not null order by due_at limit 1) as first
+  union all
+  select 'waiting_slots', 0 from (select from schedules where waiting_slot is not null limit 1) as waiting
 $$;

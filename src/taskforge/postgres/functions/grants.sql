@@ -8,7 +8,8 @@ begin
     from pg_proc p where p.pronamespace = 'taskforge'::regnamespace
   loop
     execute format('revoke all on function %s from public', f.signature);
-    if f.proname in ('publish', 'store_few', 'park_new', 'take_keys', 'enter_groups', 'join_groups') then
+    if f.proname in ('publish', 'store_few', 'park_new', 'take_keys', 'enter_groups', 'join_groups',
+      'decide_slots', 'fire_waiting', 'fire_now') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted', 'lock_place', 'cut_extent', 'place_name',
       'change_job', 'list_under') then

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from taskforge.rest.contract import dead_letters, jobs, operations, queues
+from taskforge.rest.contract import dead_letters, jobs, operations, queues, schedules
 from taskforge.rest.contract.parts import Operation
 
 PATHS: dict[str, dict[str, Operation]] = {
     **jobs.PATHS,
     **queues.PATHS,
+    **schedules.PATHS,
     **dead_letters.PATHS,
     **operations.PATHS,
 }
