@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 MEANINGS = {
+    "bulk.completed": "A bulk operation has done all there was to do.",
+    "bulk.delayed": "A piece of a bulk operation met others' locks or a database that was away; it is tried again.",
+    "bulk.failed": "A piece of a bulk operation broke unexpectedly, and the operation was stopped. Report it.",
+    "bulk.stopped": "A bulk operation cannot go on; `reason` says why: its canary failed, its queue is gone.",
     "database.away": "The embedded database was lost and cannot be started yet; it is tried again.",
     "database.starting": "The embedded database is being started or brought back.",
+    "dead_letters.expired": "Dead letters were purged because their queue keeps them no longer than this.",
     "duty.failed": "A periodic duty broke; it is tried again when it is due next. The traceback says where.",
     "duty.interrupted": "A periodic duty could not go on, mostly because the database was away; it is tried again.",
     "floors.broken": "Extents lie below their floor. Must never happen: report it.",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from taskforge.domain.jobs import EARLIEST
 from taskforge.domain.queues import NAME
 from taskforge.domain.retry import MAX_DELAY_SECONDS
 from taskforge.errors import FieldError, Invalid
@@ -50,7 +51,7 @@ def check_change(change: JobChange, *, now: datetime, max_payload_bytes: int) ->
     if change.run_at is not UNSET:
         if change.run_at.tzinfo is None:
             refuse("run_at", "no_time_zone", "must carry a time zone, for example 2030-01-31T09:00:00Z")
-        elif not _EARLIEST <= change.run_at <= now + timedelta(seconds=MAX_DELAY_SECONDS):
+        elif not EARLIEST <= change.run_at <= now + timedelta(seconds=MAX_DELAY_SECONDS):
             refuse("run_at", "out_of_range", "must be after 1970 and at most 10 years ahead")
     if change.priority is not UNSET and not 0 <= change.priority <= 9:
         refuse("priority", "out_of_range", "must be between 0 (lowest) and 9 (first)")
@@ -66,6 +67,3 @@ def check_change(change: JobChange, *, now: datetime, max_payload_bytes: int) ->
             f"the job cannot be changed like this: {wrong[0].detail}",
             fields=tuple(wrong),
         )
-
-
-_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)

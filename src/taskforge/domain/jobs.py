@@ -115,6 +115,7 @@ class AttemptView(Struct, frozen=True):
     error_class: str | None
     message: str | None
     traceback: str | None
+    fingerprint: str | None = None
 
 
 class ProgressView(Struct, frozen=True):
@@ -152,12 +153,18 @@ class JobView(Struct, frozen=True):
 
 
 class JobFilter(Struct, frozen=True):
+    """The last four are for dead letters. `error_text` is looked for in class and message as it is, in any case."""
+
     queue_name: str | None = None
     state: JobState | None = None
     job_type: str | None = None
     tag: str | None = None
     submitted_after: datetime | None = None
     submitted_before: datetime | None = None
+    fingerprint: str | None = None
+    error_text: str | None = None
+    failed_after: datetime | None = None
+    failed_before: datetime | None = None
 
 
 def with_payload(draft: JobDraft, payload: bytes) -> JobDraft:
@@ -247,7 +254,7 @@ def _check_options(
     if draft.run_at is not None:
         if draft.run_at.tzinfo is None:
             refuse("run_at", "no_time_zone", "must carry a time zone, for example 2030-01-31T09:00:00Z")
-        elif not _EARLIEST <= draft.run_at <= now + timedelta(seconds=MAX_DELAY_SECONDS):
+        elif not EARLIEST <= draft.run_at <= now + timedelta(seconds=MAX_DELAY_SECONDS):
             refuse("run_at", "out_of_range", "must be after 1970 and at most 10 years ahead")
     if draft.idempotency_key is not None and not IDEMPOTENCY_KEY.fullmatch(draft.idempotency_key):
         refuse("idempotency_key", "pattern", "must have 1 to 255 printable ASCII characters without spaces")
@@ -264,4 +271,4 @@ def _check_options(
             wrong.extend(error.fields)
 
 
-_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)

@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from taskforge.domain.fingerprints import fingerprint
 from taskforge.domain.leases import Cancelled, Failed, LeaseReport, Outcome, Released, Snoozed, Succeeded
 from taskforge.postgres.copy import (
     INT2,
@@ -206,6 +207,7 @@ class _Attempt(Struct):
     message: str | None
     traceback: str | None
     started_at: datetime | None
+    fingerprint: str | None = None
 
 
 class _Parked(Struct):
@@ -229,7 +231,8 @@ async def _write_rest(
     attempts: list[_Attempt] = []
     parked: list[_Parked] = []
     returned: list[int] = []
-    failed = cancelled = 0
+    dead: list[int] = []
+    cancelled = 0
 
     def end(outcome: Failed | Cancelled | Snoozed | Released, state: bytes) -> None:
         if isinstance(outcome, Released):
@@ -249,9 +252,12 @@ async def _write_rest(
     def attempt(
         outcome: Failed | Cancelled | Snoozed, kind: int, name: str | None, message: str | None
     ) -> None:
-        trace = outcome.traceback if isinstance(outcome, Failed) else None
+        trace = mark = None
+        if isinstance(outcome, Failed):
+            trace = outcome.traceback
+            mark = fingerprint(outcome.error_class, outcome.message, trace)
         started_at = instant(lease.claimed_us + outcome.started_us)
-        attempts.append(_Attempt(outcome.job_id, kind, name, message, trace, started_at))
+        attempts.append(_Attempt(outcome.job_id, kind, name, message, trace, started_at, mark))
 
     for outcome in rest:
         is_cancelled = outcome.job_id in cancel_requested
@@ -263,7 +269,7 @@ async def _write_rest(
                     cancelled += 1
                 elif outcome.retry_in is None:
                     end(outcome, _FAILED)
-                    failed += 1
+                    dead.append(outcome.job_id)
                 else:
                     parked.append(
                         _Parked(outcome.job_id, lease.attempt + 1, _PARK_RETRYING, outcome.retry_in)
@@ -306,7 +312,7 @@ async def _write_rest(
         len(returned),
         len(parked) - retrying,
         retrying,
-        failed,
+        dead,
         cancelled,
         retrying,
     )
@@ -327,6 +333,7 @@ async def _store_attempts(
             [a.error_class for a in attempts],
             [a.message for a in attempts],
             [a.traceback for a in attempts],
+            [a.fingerprint for a in attempts],
             worker_id,
             [a.started_at for a in attempts],
         )

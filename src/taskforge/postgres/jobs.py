@@ -81,6 +81,7 @@ async def match(
     *,
     queue_id: int | None,
     ids: Sequence[int],
+    submitted_until: datetime | None = None,
 ) -> list[int]:
     """Those of `ids` that pass the filter, in the same order. State is checked only where it is an outcome."""
     outcome = next((code for code, state in OUTCOMES.items() if state is job_filter.state), None)
@@ -94,6 +95,11 @@ async def match(
         job_filter.submitted_after,
         job_filter.submitted_before,
         outcome,
+        job_filter.fingerprint,
+        None if job_filter.error_text is None else job_filter.error_text.lower(),
+        job_filter.failed_after,
+        job_filter.failed_before,
+        submitted_until,
     )
     return [row["id"] for row in rows]
 
@@ -167,6 +173,7 @@ def _attempt(row: asyncpg.Record) -> AttemptView:
         error_class=row["error_class"],
         message=row["message"],
         traceback=row["traceback"],
+        fingerprint=row["fingerprint"],
     )
 
 

@@ -16,6 +16,7 @@ from taskforge.rest.metrics import QueueStats
 from taskforge.rest.problems import problem_reply
 from taskforge.rest.replies import Reply
 from taskforge.rest.routes import control, dead_letters, docs, health, jobs, queues, schedules
+from taskforge.rest.routes import bulk, control, dead_letters, docs, health, jobs, queues
 from taskforge.rest.state import RestState, state_of
 from taskforge.rest.tracing import request_id_of
 from taskforge.services.core import Core
@@ -27,6 +28,7 @@ HANDLERS = (
     *queues.HANDLERS,
     *schedules.HANDLERS,
     *dead_letters.HANDLERS,
+    *bulk.HANDLERS,
     *health.HANDLERS,
     *docs.HANDLERS,
 )

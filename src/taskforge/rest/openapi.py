@@ -6,7 +6,17 @@ from typing import Any
 
 import msgspec
 
+from taskforge.domain.bulk import (
+    MAX_CANARY,
+    MAX_RATE,
+    MAX_TEXT,
+    MAX_WATCH_SECONDS,
+    BulkOperation,
+    BulkPreview,
+    BulkRequest,
+)
 from taskforge.domain.control import JobChange
+from taskforge.domain.dead_letters import DeadLetterGroups
 from taskforge.domain.jobs import BATCH_LIMIT, MAX_ATTEMPTS, MAX_TAGS, JobView
 from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME, QueueChange, QueueDraft, QueueHealth
 from taskforge.domain.retry import MAX_DELAY_SECONDS
@@ -26,6 +36,10 @@ from taskforge.rest.submission import SubmitJob
 VERSION = "1.0.0"
 
 _STRUCTS = (
+    BulkOperation,
+    BulkPreview,
+    BulkRequest,
+    DeadLetterGroups,
     JobChange,
     JobView,
     Problem,
@@ -42,6 +56,7 @@ _STRUCTS = (
     schedule_schemas.ScheduleView,
     schedule_schemas.TickPage,
     schemas.BatchAnswer,
+    schemas.BulkPage,
     schemas.DeadLetterSelection,
     schemas.Health,
     schemas.JobAccepted,
@@ -80,6 +95,16 @@ _BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
         "description": "At most one job per key and tenant within 24 hours.",
     },
     ("SubmitJob", "tags"): {"maxItems": MAX_TAGS},
+    ("BulkRequest", "rate_per_second"): {
+        "minimum": 0.01,
+        "maximum": MAX_RATE,
+        "description": "At most so many jobs a second.",
+    },
+    ("BulkFilter", "job_ids"): {"maxItems": BATCH_LIMIT},
+    ("BulkFilter", "error_text"): {"minLength": 1, "maxLength": MAX_TEXT},
+    ("Canary", "count"): {"minimum": 1, "maximum": MAX_CANARY},
+    ("Canary", "watch_seconds"): {"minimum": 0, "maximum": MAX_WATCH_SECONDS},
+    ("Canary", "min_success_ratio"): {"minimum": 0, "maximum": 1},
     ("JobChange", "priority"): {"minimum": 0, "maximum": 9, "description": "9 goes first, 0 last."},
     ("JobChange", "delay_seconds"): {"minimum": 0, "maximum": MAX_DELAY_SECONDS},
     ("JobChange", "queue_name"): {"pattern": f"^{NAME.pattern}$"},
@@ -153,6 +178,7 @@ def document() -> dict[str, Any]:
                 "description": "Jobs that are submitted at certain times, again and again.",
             },
             {"name": "dead letters", "description": "Jobs that failed for good, kept for people."},
+            {"name": "bulk", "description": "One verb for all jobs that a filter finds, in the background."},
             {"name": "operations", "description": "For machines that watch the server."},
         ],
         "paths": {

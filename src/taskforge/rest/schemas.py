@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Raw, Struct
 
+from taskforge.domain.bulk import BulkOperation, Canary
 from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import JobDraft, JobState, JobView, Verdict
 from taskforge.domain.queues import SETTING_NAMES, CircuitBreaker, CrashPolicy, Queue, RateLimit, RetryBudget
@@ -154,10 +155,33 @@ class QueuePage(Struct, frozen=True):
     next_cursor: str | None
 
 
+class DeadLetterFilter(Struct, frozen=True, forbid_unknown_fields=True):
+    """Those that fit all that is given. `error_text` is looked for as it is, whatever its case."""
+
+    job_type: str | None = None
+    tag: str | None = None
+    submitted_after: datetime | None = None
+    submitted_before: datetime | None = None
+    fingerprint: str | None = None
+    error_text: str | None = None
+    failed_after: datetime | None = None
+    failed_before: datetime | None = None
+
+
 class DeadLetterSelection(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which dead letters: those with these ids, or all of the queue when none are given."""
+    """Which dead letters: those with these ids that fit the filter, or all of the queue. Anything beside the ids makes
+    it a bulk operation; with `preview` nothing is done."""
 
     job_ids: tuple[str, ...] | None = None
+    filter: DeadLetterFilter | None = None
+    rate_per_second: float | None = None
+    canary: Canary | None = None
+    preview: bool = False
+
+
+class BulkPage(Struct, frozen=True):
+    data: list[BulkOperation]
+    next_cursor: str | None
 
 
 class Redriven(Struct, frozen=True):

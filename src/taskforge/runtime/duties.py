@@ -15,6 +15,7 @@ import structlog
 from taskforge.errors import TaskForgeError
 from taskforge.runtime.scheduler import DueSlots, WaitingSlots
 from taskforge.runtime.webhook_sender import WebhookSender
+from taskforge.runtime.bulk_runner import BulkRunner, DeadLetterRetention
 from taskforge.services.core import Core
 
 _log = structlog.get_logger(__name__)
@@ -33,6 +34,8 @@ def all_duties(core: Core) -> dict[str, Duty]:
         "webhooks": WebhookSender(core),
         "schedules": DueSlots(core),
         "waiting_slots": WaitingSlots(core),
+        "bulk": BulkRunner(core),
+        "dead_letter_retention": DeadLetterRetention(core),
     }
 
 

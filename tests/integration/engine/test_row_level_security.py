@@ -64,6 +64,7 @@ COLUMNS = {
 }
 
 CALLED_BY_APP = {
+    "apply_bulk",
     "cancel",
     "change_job",
     "cut_extent",

@@ -81,3 +81,58 @@ begin
   return v_ids;
 end
 $$;
+
+-- A copy of each dead letter for the queue that its own names as its dead_letter_queue, if there is such a queue: a job of
+-- the type dead_letter, whose payload says what failed and why. The dead letter itself stays where it is. Copies of copies
+-- are not made, so that two queues cannot feed each other. Called in the transaction that ends the jobs, by whoever ends
+-- them, after their attempts were recorded.
+create or replace function taskforge.forward_dead_letters(p_tenant uuid, p_queue integer, p_ids bigint[]) returns void
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_queue record;
+  v_copies bigint[];
+begin
+  if not exists (select from queues where queue_id = p_queue and (settings ->> 'dead_letter_queue') is not null) then
+    return;
+  end if;
+  perform pg_current_xact_id();
+  select target.queue_id, source.name into v_queue
+  from queues source
+  join queues target on target.tenant_id = source.tenant_id and target.name = source.settings ->> 'dead_letter_queue'
+    and target.deleted_at is null
+  where source.queue_id = p_queue;
+  if not found then
+    return;
+  end if;
+  with stored as (
+    insert into jobs (id, tenant_id, queue_id, priority, job_type, payload)
+    select single_id(), p_tenant, v_queue.queue_id, j.priority, 'dead_letter', convert_to(json_build_object(
+        'job_id', j.id::text, 'queue_name', v_queue.name, 'job_type', j.job_type,
+        'payload', convert_from(j.payload, 'UTF8')::json, 'attempt', a.attempt, 'error_class', a.error_class,
+        'message', a.message, 'fingerprint', a.fingerprint)::text, 'UTF8')
+    from jobs j
+    left join lateral (
+      select * from attempts where job_id = j.id order by fence desc limit 1) as a on true
+    where j.id = any (p_ids) and j.tenant_id = p_tenant and j.job_type <> 'dead_letter'
+    order by j.id
+    returning id, priority
+  ), listed as (
+    insert into spans (tenant_id, lo, hi, queue_id, priority)
+    select p_tenant, id, id, v_queue.queue_id, priority from stored
+  ), waiting as (
+    insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
+    select v_queue.queue_id, priority, 1, p_tenant, 1, id, id from stored
+  ), counted as (
+    insert into flow (tenant_id, queue_id, priority, submitted, ready)
+    select p_tenant, v_queue.queue_id, priority, count(*), count(*) from stored group by priority
+  )
+  select array_agg(id) into v_copies from stored;
+  if v_copies is not null then
+    perform pg_notify('taskforge', v_queue.queue_id::text);
+  end if;
+end
+$$;

@@ -14,8 +14,6 @@ declare
   v_queues integer[] := '{}';
   v_priority smallint;
   v_id bigint;
-  v_place bigint;
-  v_first bigint;
   v_run_at timestamptz;
 begin
   if jsonb_typeof(p_drafts) <> 'array' or jsonb_array_length(p_drafts) > 10000 then
@@ -42,9 +40,7 @@ begin
         then clock_timestamp() + make_interval(secs => (v_draft ->> 'delay_seconds')::double precision)
     end;
 
-    v_place := nextval('enqueue_ids');
-    select first_id into v_first from enqueue_blocks where number = v_place / 1000;
-    v_id := case when found then v_first + v_place % 1000 else nextval('job_ids') end;
+    v_id := single_id();
 
     insert into jobs (id, tenant_id, queue_id, priority, max_attempts, timeout_seconds, job_type, payload, options)
     values (v_id, p_tenant, v_queue, v_priority, (v_draft ->> 'max_attempts')::smallint,
@@ -65,6 +61,20 @@ begin
     return next v_id;
   end loop;
   perform pg_notify('taskforge', (select string_agg(distinct q::text, ',') from unnest(v_queues) as q));
+end
+$$;
+
+-- An id for a job that is stored alone, in a transaction that may last.
+create or replace function taskforge.single_id() returns bigint
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+as $$
+declare
+  v_place bigint := nextval('enqueue_ids');
+  v_first bigint;
+begin
+  select first_id into v_first from enqueue_blocks where number = v_place / 1000;
+  return case when found then v_first + v_place % 1000 else nextval('job_ids') end;
 end
 $$;
 

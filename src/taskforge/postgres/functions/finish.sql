@@ -81,17 +81,22 @@ end
 $$;
 
 -- What did not succeed: a row per attempt, kept for people.
+drop function if exists taskforge.record_attempts(
+  bigint[], bigint[], uuid[], smallint[], smallint[], text[], text[], text[], bigint, timestamptz[]);
+
 create or replace function taskforge.record_attempts(
   p_job bigint[], p_fence bigint[], p_tenant uuid[], p_attempt smallint[], p_kind smallint[],
-  p_error_class text[], p_message text[], p_traceback text[], p_worker bigint, p_started_at timestamptz[]
+  p_error_class text[], p_message text[], p_traceback text[], p_fingerprint text[], p_worker bigint,
+  p_started_at timestamptz[]
 ) returns void
 language sql security definer
 set search_path = taskforge, pg_temp
 as $$
-  insert into attempts (job_id, fence, tenant_id, attempt, kind, error_class, message, traceback, worker_id, started_at)
-  select j, f, t, a, k, c, m, b, p_worker, s
-  from unnest(p_job, p_fence, p_tenant, p_attempt, p_kind, p_error_class, p_message, p_traceback, p_started_at)
-    as u (j, f, t, a, k, c, m, b, s);
+  insert into attempts (job_id, fence, tenant_id, attempt, kind, error_class, message, traceback, fingerprint, worker_id,
+    started_at)
+  select j, f, t, a, k, c, m, b, p, p_worker, s
+  from unnest(p_job, p_fence, p_tenant, p_attempt, p_kind, p_error_class, p_message, p_traceback, p_fingerprint,
+    p_started_at) as u (j, f, t, a, k, c, m, b, p, s);
 $$;
 
 -- Park jobs until their back-off or snooze is over. The caller has settled their leases in this transaction.
@@ -130,16 +135,25 @@ begin
 end
 $$;
 
--- The counts that a report changed beyond what settle has counted.
+-- The counts that a report changed beyond what settle has counted. p_dead: the jobs that have failed for good, whose
+-- attempts are recorded already.
+drop function if exists taskforge.count_flow(
+  uuid, integer, smallint, integer, integer, integer, integer, integer, integer);
+
 create or replace function taskforge.count_flow(
   p_tenant uuid, p_queue integer, p_priority smallint, p_ready integer, p_scheduled integer, p_retrying integer,
-  p_failed integer, p_cancelled integer, p_retried integer
+  p_dead bigint[], p_cancelled integer, p_retried integer
 ) returns void
-language sql security definer
+language plpgsql security definer
 set search_path = taskforge, pg_temp
 as $$
+begin
   insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying, failed, cancelled, retried)
-  values (p_tenant, p_queue, p_priority, p_ready, p_scheduled, p_retrying, p_failed, p_cancelled, p_retried);
+  values (p_tenant, p_queue, p_priority, p_ready, p_scheduled, p_retrying, cardinality(p_dead), p_cancelled, p_retried);
+  if cardinality(p_dead) > 0 then
+    perform forward_dead_letters(p_tenant, p_queue, p_dead);
+  end if;
+end
 $$;
 
 create or replace function taskforge.record_stale(p_worker bigint, p_fence bigint[], p_job bigint[])

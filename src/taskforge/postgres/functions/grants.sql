@@ -12,7 +12,7 @@ begin
       'decide_slots', 'fire_waiting', 'fire_now') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted', 'lock_place', 'cut_extent', 'place_name',
-      'change_job', 'list_under') then
+      'change_job', 'list_under', 'apply_bulk') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
     elsif f.proname in ('follow_up', 'undo_follow_up', 'seal_group', 'group_state') then
       execute format('grant execute on function %s to taskforge_dispatch, taskforge_app', f.signature);

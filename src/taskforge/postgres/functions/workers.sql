@@ -101,9 +101,9 @@ begin
       join queues q on q.queue_id = j.queue_id
       cross join lateral (select p_running is null or j.id = any (p_running) as ran) as x
     ), recorded as (
-      insert into attempts (job_id, fence, tenant_id, attempt, kind, error_class, message, worker_id)
+      insert into attempts (job_id, fence, tenant_id, attempt, kind, error_class, message, fingerprint, worker_id)
       select id, v_lease.fence, v_lease.tenant_id, v_lease.attempt, case when ran then 2 else 3 end,
-        'WorkerLost', 'the worker that held the job was lost', p_worker
+        'WorkerLost', 'the worker that held the job was lost', '0a54ee4cca6f3c05', p_worker
       from held
     ), ended as (
       insert into outcomes (id, tenant_id, queue_id, state, attempt, fence, worker_id, finished_at)
@@ -121,6 +121,10 @@ begin
       array_agg((case when is_cancelled then 3 else 2 end)::smallint order by id) filter (where is_dead or is_cancelled)
     into v_ids, v_attempts, v_dead, v_cancelled, v_ended, v_states from held;
     if v_ended is not null then
+      if v_dead > 0 then
+        perform forward_dead_letters(v_lease.tenant_id, v_lease.queue_id,
+          array(select id from unnest(v_ended, v_states) as u (id, state) where state = 2));
+      end if;
       perform follow_up(v_ended, v_states);
     end if;
 

@@ -89,7 +89,10 @@ where q.tenant_id = $1 and ($3::integer is null or q.queue_id = $3)
 order by d.id desc limit $4;
 
 -- name: match
--- $1 tenant, $2 ids, then filters that may be null: $3 queue_id, $4 job_type, $5 tag, $6 after, $7 before, $8 outcome.
+-- $1 tenant, $2 ids, then filters that may be null: $3 queue_id, $4 job_type, $5 tag, $6 after, $7 before, $8 outcome,
+-- $9 fingerprint, $10 text of the error, lower case, $11 failed after, $12 failed before, $13 submitted
+-- no later than this. Text is looked for as it is.
+-- Indexes: the keys of jobs, outcomes and attempts.
 select j.id from unnest($2::bigint[]) with ordinality as wanted (id, place)
 cross join lateral (select * from taskforge.jobs where id = wanted.id and tenant_id = $1 offset 0) as j
 where ($3::integer is null or j.queue_id = $3)
@@ -97,8 +100,17 @@ where ($3::integer is null or j.queue_id = $3)
   and ($5::text is null or j.options -> 'tags' ? $5)
   and ($6::timestamptz is null or j.submitted_at >= $6)
   and ($7::timestamptz is null or j.submitted_at < $7)
+  and ($13::timestamptz is null or j.submitted_at <= $13)
   and ($8::smallint is null or exists (
-    select from taskforge.outcomes o where o.id = j.id and o.tenant_id = $1 and o.state = $8))
+    select from taskforge.outcomes o
+    where o.id = j.id and o.tenant_id = $1 and o.state = $8
+      and ($11::timestamptz is null or o.finished_at >= $11)
+      and ($12::timestamptz is null or o.finished_at < $12)
+      and (($9::text is null and $10::text is null) or exists (
+        select from taskforge.attempts a
+        where a.job_id = o.id and a.fence = o.fence and a.tenant_id = $1
+          and ($9 is null or a.fingerprint = $9)
+          and ($10 is null or strpos(lower(concat_ws(': ', a.error_class, a.message)), $10) > 0)))))
 order by wanted.place;
 
 -- name: cancel

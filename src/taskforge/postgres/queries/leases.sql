@@ -19,7 +19,7 @@ select * from taskforge.sort_out($1, $2, $3, $4);
 select taskforge.follow_up($1, $2);
 
 -- name: record_attempts
-select taskforge.record_attempts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+select taskforge.record_attempts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: park
 select taskforge.park($1, $2, $3, $4, $5, $6, $7);

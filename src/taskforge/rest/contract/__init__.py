@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from taskforge.rest.contract import dead_letters, jobs, operations, queues, schedules
+from taskforge.rest.contract import bulk, dead_letters, jobs, operations, queues
 from taskforge.rest.contract.parts import Operation
 
 PATHS: dict[str, dict[str, Operation]] = {
@@ -10,5 +11,6 @@ PATHS: dict[str, dict[str, Operation]] = {
     **queues.PATHS,
     **schedules.PATHS,
     **dead_letters.PATHS,
+    **bulk.PATHS,
     **operations.PATHS,
 }
