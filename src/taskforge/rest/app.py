@@ -15,8 +15,7 @@ from taskforge.rest.bodies import ClientGone
 from taskforge.rest.metrics import QueueStats
 from taskforge.rest.problems import problem_reply
 from taskforge.rest.replies import Reply
-from taskforge.rest.routes import control, dead_letters, docs, health, jobs, queues, schedules
-from taskforge.rest.routes import bulk, control, dead_letters, docs, health, jobs, queues
+from taskforge.rest.routes import bulk, control, dead_letters, docs, health, jobs, queues, schedules
 from taskforge.rest.state import RestState, state_of
 from taskforge.rest.tracing import request_id_of
 from taskforge.services.core import Core

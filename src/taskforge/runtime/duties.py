@@ -13,9 +13,9 @@ from typing import Protocol
 import structlog
 
 from taskforge.errors import TaskForgeError
+from taskforge.runtime.bulk_runner import BulkRunner, DeadLetterRetention
 from taskforge.runtime.scheduler import DueSlots, WaitingSlots
 from taskforge.runtime.webhook_sender import WebhookSender
-from taskforge.runtime.bulk_runner import BulkRunner, DeadLetterRetention
 from taskforge.services.core import Core
 
 _log = structlog.get_logger(__name__)

@@ -18,12 +18,14 @@ as $$
   from (select due_at from schedules where due_at is not null order by due_at limit 1) as first
   union all
   select 'waiting_slots', 0 from (select from schedules where waiting_slot is not null limit 1) as waiting
+  union all
   select 'bulk', extract(epoch from first.next_at - clock_timestamp())::double precision
   from (select next_at from bulk_operations where state <= 3 order by next_at limit 1) as first
   union all
   select 'dead_letter_retention', extract(epoch from t.due_at - clock_timestamp())::double precision
   from duty_times t
   where t.duty = 'dead_letter_retention' and exists (
-    select from queues where settings ? 'dead_letter_retention_seconds' and (settings ->> 'dead_letter_retention_seconds') is not null
+    select from queues
+    where settings ? 'dead_letter_retention_seconds' and (settings ->> 'dead_letter_retention_seconds') is not null
       and deleted_at is null)
 $$;

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from taskforge.rest.contract import dead_letters, jobs, operations, queues, schedules
-from taskforge.rest.contract import bulk, dead_letters, jobs, operations, queues
+from taskforge.rest.contract import bulk, dead_letters, jobs, operations, queues, schedules
 from taskforge.rest.contract.parts import Operation
 
 PATHS: dict[str, dict[str, Operation]] = {
