@@ -12,7 +12,7 @@ from msgspec import Struct
 from taskforge.domain.batches import BatchDraft, BatchState, BatchView, Fired, Piece, restored, stored
 from taskforge.domain.jobs import JobDraft
 from taskforge.errors import Conflict, FieldError, Invalid, TaskForgeError
-from taskforge.postgres.pool import Connection
+from taskforge.postgres.pool import Connection, Database
 from taskforge.postgres.sql import queries
 
 _GROUPS = queries("groups")
@@ -141,9 +141,15 @@ def refusal(batch_id: int, answer: str, received: int | None = None) -> TaskForg
 
 
 async def create(connection: Connection, tenant_id: UUID, draft: BatchDraft) -> BatchView:
-    row = await connection.fetchrow(
-        _GROUPS["create"], tenant_id, draft.name, draft.tags, stored(draft.callbacks).decode()
-    )
+    """Raises Invalid for callbacks that cannot be kept as JSON."""
+    try:
+        row = await connection.fetchrow(
+            _GROUPS["create"], tenant_id, draft.name, draft.tags, stored(draft.callbacks).decode()
+        )
+    except asyncpg.DataError:
+        detail = "a callback's payload holds a number or a text that PostgreSQL cannot store"
+        field = FieldError("/callbacks", "out_of_range", detail)
+        raise Invalid("batch.invalid", detail, fields=(field,)) from None
     assert row is not None
     return _view(row)
 
@@ -166,6 +172,27 @@ async def list_batches(
 async def seal(connection: Connection, tenant_id: UUID, batch_id: int) -> bool:
     """False when there is no such batch, or it was sealed before."""
     return bool(await connection.fetchval(_GROUPS["seal"], tenant_id, batch_id))
+
+
+async def ask_to_cancel(connection: Connection, tenant_id: UUID, batch_id: int, actor: str) -> str:
+    """`asked`, `ended` or `not_found`."""
+    answer: str = await connection.fetchval(_GROUPS["ask_to_cancel"], tenant_id, batch_id, actor)
+    return answer
+
+
+async def cancel_members(database: Database, batch_id: int | None) -> tuple[bool, int]:
+    """Cancel one more run of members of a batch that is to be cancelled, or of any: whether there was any, and how many
+    running jobs were asked to stop."""
+    [row] = await database.call(_GROUPS["cancel_members"], batch_id)
+    return row["did"], row["told"]
+
+
+async def ranges(
+    connection: Connection, tenant_id: UUID, batch_id: int, *, above: int, limit: int
+) -> list[tuple[int, int]]:
+    """Runs of members' ids, ascending, that reach above an id."""
+    rows = await connection.fetch(_GROUPS["ranges"], tenant_id, batch_id, above, limit)
+    return [(row["lo"], row["hi"]) for row in rows]
 
 
 def _view(row: asyncpg.Record) -> BatchView:

@@ -15,7 +15,18 @@ from taskforge.rest.bodies import ClientGone
 from taskforge.rest.metrics import QueueStats
 from taskforge.rest.problems import problem_reply
 from taskforge.rest.replies import Reply
-from taskforge.rest.routes import bulk, control, dead_letters, docs, health, jobs, queues, schedules
+from taskforge.rest.routes import (
+    batches,
+    bulk,
+    control,
+    dead_letters,
+    docs,
+    health,
+    jobs,
+    queues,
+    schedules,
+    webhooks,
+)
 from taskforge.rest.state import RestState, state_of
 from taskforge.rest.tracing import request_id_of
 from taskforge.services.core import Core
@@ -28,6 +39,8 @@ HANDLERS = (
     *schedules.HANDLERS,
     *dead_letters.HANDLERS,
     *bulk.HANDLERS,
+    *batches.HANDLERS,
+    *webhooks.HANDLERS,
     *health.HANDLERS,
     *docs.HANDLERS,
 )

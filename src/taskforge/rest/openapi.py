@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from taskforge.domain.batches import MAX_NAME, BatchDraft, BatchView
 from taskforge.domain.bulk import (
     MAX_CANARY,
     MAX_RATE,
@@ -27,6 +28,7 @@ from taskforge.domain.schedules import (
     ScheduleChange,
     ScheduleDraft,
 )
+from taskforge.domain.webhooks import DeliveryView, SecretView
 from taskforge.rest import schedule_schemas, schemas
 from taskforge.rest.contract import PATHS
 from taskforge.rest.contract.parts import Operation
@@ -40,6 +42,10 @@ _STRUCTS = (
     BulkPreview,
     BulkRequest,
     DeadLetterGroups,
+    BatchDraft,
+    BatchView,
+    DeliveryView,
+    SecretView,
     JobChange,
     JobView,
     Problem,
@@ -57,6 +63,12 @@ _STRUCTS = (
     schedule_schemas.TickPage,
     schemas.BatchAnswer,
     schemas.BulkPage,
+    schemas.BatchPage,
+    schemas.BatchStreamed,
+    schemas.DeliveryPage,
+    schemas.SecretMade,
+    schemas.Secrets,
+    schemas.StreamVerdict,
     schemas.DeadLetterSelection,
     schemas.Health,
     schemas.JobAccepted,
@@ -110,6 +122,8 @@ _BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
     ("JobChange", "queue_name"): {"pattern": f"^{NAME.pattern}$"},
     ("JobChange", "payload"): {"description": "Takes the place of the whole payload."},
     ("JobChange", "payload_patch"): {"description": "A JSON merge patch (RFC 7396) of the payload."},
+    ("BatchDraft", "name"): {"maxLength": MAX_NAME},
+    ("BatchDraft", "tags"): {"maxItems": MAX_TAGS},
     ("QueueDraft", "name"): {"pattern": f"^{NAME.pattern}$"},
     ("QueueDraft", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
     ("QueueDraft", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
@@ -177,6 +191,11 @@ def document() -> dict[str, Any]:
                 "name": "schedules",
                 "description": "Jobs that are submitted at certain times, again and again.",
             },
+            {"name": "batches", "description": "Jobs that belong together, counted as one, with callbacks."},
+            {
+                "name": "webhooks",
+                "description": "Messages about how jobs ended, and the secrets that sign them.",
+            },
             {"name": "dead letters", "description": "Jobs that failed for good, kept for people."},
             {"name": "bulk", "description": "One verb for all jobs that a filter finds, in the background."},
             {"name": "operations", "description": "For machines that watch the server."},
@@ -235,7 +254,8 @@ def _schemas() -> dict[str, Any]:
     for (schema, field), bounds in _BOUNDS.items():
         components[schema]["properties"][field] |= bounds
     # `Raw` defaults cannot be shown by msgspec as the values that they are.
-    components["SubmitJob"]["properties"]["payload"]["default"] = {}
+    for name in ("SubmitJob", "CallbackJob"):
+        components[name]["properties"]["payload"]["default"] = {}
     components["SubmitJobs"] = {
         "title": "SubmitJobs",
         "type": "object",

@@ -6,12 +6,14 @@ from datetime import datetime
 
 from msgspec import Raw, Struct
 
+from taskforge.domain.batches import BatchView
 from taskforge.domain.bulk import BulkOperation, Canary
 from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import JobDraft, JobState, JobView, Verdict
 from taskforge.domain.queues import SETTING_NAMES, CircuitBreaker, CrashPolicy, Queue, RateLimit, RetryBudget
 from taskforge.domain.retry import RetryKind, RetryPolicy
 from taskforge.domain.terms import Webhook
+from taskforge.domain.webhooks import DeliveryView, SecretView
 from taskforge.errors import FieldError
 
 
@@ -194,3 +196,49 @@ class Purged(Struct, frozen=True):
 
 class Health(Struct, frozen=True):
     status: str
+
+
+class StreamVerdict(Struct, frozen=True, omit_defaults=True):
+    """The verdict on one item of a stream. Without a number: why the stream ended early."""
+
+    item: int | None = None
+    id: str | None = None
+    state: JobState | None = None
+    created: bool = True
+    error: ItemError | None = None
+
+
+class BatchStreamed(Struct, frozen=True):
+    """What became of a stream into a batch. `skipped` items had been received before; of errors the first 1,000 are
+    named."""
+
+    stored: int
+    replayed: int
+    refused: int
+    skipped: int
+    errors: list[StreamVerdict]
+    batch: BatchView
+
+
+class BatchPage(Struct, frozen=True):
+    data: list[BatchView]
+    next_cursor: str | None
+
+
+class DeliveryPage(Struct, frozen=True):
+    data: list[DeliveryView]
+    next_cursor: str | None
+
+
+class Secrets(Struct, frozen=True):
+    """Newest first, retired ones too."""
+
+    data: list[SecretView]
+
+
+class SecretMade(Struct, frozen=True):
+    """The only time that `secret` is told."""
+
+    id: str
+    secret: str
+    created_at: datetime

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from taskforge.errors import TaskForgeError
+from taskforge.runtime.batch_canceller import BatchCanceller
 from taskforge.runtime.bulk_runner import BulkRunner, DeadLetterRetention
 from taskforge.runtime.scheduler import DueSlots, WaitingSlots
 from taskforge.runtime.webhook_sender import WebhookSender
@@ -31,6 +32,7 @@ class Duty(Protocol):
 def all_duties(core: Core) -> dict[str, Duty]:
     """By their names in agenda()."""
     return {
+        "batches": BatchCanceller(core),
         "webhooks": WebhookSender(core),
         "schedules": DueSlots(core),
         "waiting_slots": WaitingSlots(core),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from msgspec import Raw
 
 from taskforge.domain.batches import BatchDraft, Callback, CallbackJob, Callbacks, Piece
-from taskforge.domain.jobs import JobDraft
+from taskforge.domain.jobs import JobDraft, JobState
 from taskforge.domain.leases import Lease
 from taskforge.domain.terms import JobTerms
 from taskforge.errors import Conflict, Invalid, TaskForgeError
-from taskforge.services import batches, dead_letters, jobs
-from tests.support.engine import Engine, Worker, failed, report, retrying, succeeded, together
+from taskforge.postgres import maintenance
+from taskforge.runtime.batch_canceller import BatchCanceller
+from taskforge.services import batches, dead_letters, jobs, leases
+from tests.support.engine import Engine, Worker, failed, report, retrying, stopped, succeeded, together
 
 EVERY = Callbacks(
     **{
@@ -60,10 +63,10 @@ class Batch:
 
 async def held(engine: Engine, count: int) -> tuple[Worker, list[Lease]]:
     worker = await engine.register()
-    leases: list[Lease] = []
-    while sum(len(lease.ids) for lease in leases) < count:
-        leases += await engine.claim(worker, 1)
-    return worker, leases
+    taken: list[Lease] = []
+    while sum(len(lease.ids) for lease in taken) < count:
+        taken += await engine.claim(worker, 1)
+    return worker, taken
 
 
 async def test_a_batch_counts_its_members_and_ends_when_the_last_one_does(engine: Engine) -> None:
@@ -104,12 +107,12 @@ async def test_the_first_failure_is_told_at_once_and_the_next_is_not(engine: Eng
     batch = await Batch.make(engine)
     await batch.add(3)
     await batch.seal()
-    worker, leases = await held(engine, 3)
-    await engine.finish(worker, report(leases[0], failed))
+    worker, taken = await held(engine, 3)
+    await engine.finish(worker, report(taken[0], failed))
     assert await batch.went_off() == ["on_failure"]
-    await engine.finish(worker, report(leases[1], failed))
+    await engine.finish(worker, report(taken[1], failed))
     assert await batch.went_off() == ["on_failure"]
-    await engine.finish(worker, report(leases[2], succeeded))
+    await engine.finish(worker, report(taken[2], succeeded))
     assert await batch.went_off() == ["on_complete", "on_failure"]
     assert await batch.counts() == ("failed", 3, 1, 2, 0)
 
@@ -135,8 +138,8 @@ async def test_two_last_members_that_end_at_once_end_the_batch_once(
     batch = await Batch.make(engine)
     await batch.add(2)
     await batch.seal()
-    worker, leases = await held(engine, 2)
-    one, two = leases[first], leases[1 - first]
+    worker, taken = await held(engine, 2)
+    one, two = taken[first], taken[1 - first]
     async with engine.holding("select from groups for update"):
         ending = asyncio.create_task(engine.finish(worker, report(one, succeeded)))
         await engine.blocked(1)
@@ -229,9 +232,9 @@ async def test_a_redriven_member_reopens_its_batch_and_no_callback_goes_off_twic
     batch = await Batch.make(engine)
     await batch.add(2)
     await batch.seal()
-    worker, leases = await held(engine, 2)
-    await engine.finish(worker, report(leases[0], failed))
-    await engine.finish(worker, report(leases[1], succeeded))
+    worker, taken = await held(engine, 2)
+    await engine.finish(worker, report(taken[0], failed))
+    await engine.finish(worker, report(taken[1], succeeded))
     assert await batch.state() == "failed"
     await dead_letters.redrive(engine.core, engine.ctx, "default")
     assert await batch.counts() == ("running", 2, 1, 0, 0)
@@ -336,4 +339,83 @@ async def test_members_are_held_as_ranges_not_one_by_one(engine: Engine) -> None
 
 async def test_a_plain_job_leaves_no_trace_in_what_batches_need(engine: Engine) -> None:
     await engine.submit(10, tags=("t",))
+    assert await engine.admin.fetchval("select count(*) from followups") == 0
+
+
+async def test_cancelling_a_batch_ends_what_waits_and_tells_what_runs(engine: Engine) -> None:
+    batch = await Batch.make(engine)
+    ids = await batch.add(1_500) + await batch.add(5, delay_seconds=60)
+    outside = await engine.submit(1)
+    worker = await engine.register()
+    [lease] = await engine.claim(worker, 3)
+    view = await batches.cancel(engine.core, engine.ctx, batch.id)
+    assert (view.state.value, view.cancelled, view.pending) == ("running", 1_502, 3)
+    assert (await leases.heartbeat(engine.core, worker[0])).cancel == tuple(lease.ids)
+    await engine.finish(worker, report(lease, stopped))
+    assert await batch.counts() == ("cancelled", 1_505, 0, 0, 1_505)
+    assert await batch.went_off() == ["on_complete"]
+    await engine.assert_one_place(ids + outside)
+    assert await engine.state(outside[0]) == "pending"
+    with pytest.raises(Conflict, match="ended already"):
+        await batches.cancel(engine.core, engine.ctx, batch.id)
+
+
+async def test_a_claim_under_way_and_a_batch_being_cancelled_lose_no_job(engine: Engine) -> None:
+    batch = await Batch.make(engine)
+    ids = await batch.add(10)
+    worker = await engine.register()
+    async with engine.gate("leases"):
+        claiming = asyncio.create_task(engine.claim(worker, 4))
+        await engine.blocked(1)
+        cancelling = asyncio.create_task(batches.cancel(engine.core, engine.ctx, batch.id))
+        await engine.blocked(2)
+    [lease] = await claiming
+    assert (await cancelling).cancelled == 6
+    assert (await leases.heartbeat(engine.core, worker[0])).cancel == tuple(lease.ids)
+    await engine.assert_one_place(ids)
+
+
+async def test_a_cancellation_that_was_interrupted_goes_on_where_it_stood(engine: Engine) -> None:
+    batch = await Batch.make(engine)
+    await batch.add(3_000)
+    await engine.admin.execute("select ask_to_cancel_group($1, $2, 'me')", engine.ctx.tenant_id, batch.id)
+    assert await batches.cancel_members(engine.core, None, steps=1) == 1
+    assert 0 < (await batch.counts())[4] < 3_000
+    assert (await maintenance.survey(engine.core.database)).duties["batches"] <= 0
+    await BatchCanceller(engine.core).run_once()
+    assert await batch.counts() == ("cancelled", 3_000, 0, 0, 3_000)
+    assert "batches" not in (await maintenance.survey(engine.core.database)).duties
+
+
+async def test_the_members_of_a_batch_are_listed_by_state(engine: Engine) -> None:
+    batch = await Batch.make(engine)
+    await engine.submit(2)
+    ids = await batch.add(3)
+    await engine.submit(2)
+    ids += await batch.add(2)
+    await engine.cancel(ids[3])
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await batches.list_members(
+            engine.core, engine.ctx, batch.id, state=None, limit=2, cursor=cursor
+        )
+        seen += [view.id for view in page.data]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert seen == [str(i) for i in ids]
+    page = await batches.list_members(engine.core, engine.ctx, batch.id, state=JobState.CANCELLED, limit=10)
+    assert [view.id for view in page.data] == [str(ids[3])]
+
+
+async def test_what_ended_long_ago_is_swept_away_with_its_memberships(engine: Engine) -> None:
+    batch = await Batch.make(engine)
+    [job_id] = await batch.add(1)
+    await batch.seal()
+    await engine.cancel(job_id)
+    await maintenance.sweep(engine.core.database, keep=timedelta(days=1), limit=100)
+    assert await batch.state() == "cancelled"
+    await engine.admin.execute("update groups set ended_at = now() - interval '2 days'")
+    await maintenance.sweep(engine.core.database, keep=timedelta(days=1), limit=100)
+    assert await engine.admin.fetchval("select count(*) from groups") == 0
     assert await engine.admin.fetchval("select count(*) from followups") == 0

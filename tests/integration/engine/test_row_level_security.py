@@ -78,7 +78,6 @@ CALLED_BY_APP = {
     "retry",
 }
 # Steps of a transaction that has already found the job under the policies; what hangs on it is the same tenant's.
-CALLED_BY_APP_AS_DISPATCH = {"follow_up", "undo_follow_up", "seal_group", "group_state"}
 CALLED_BY_INGEST = {
     "publish",
     "store_few",
@@ -89,6 +88,13 @@ CALLED_BY_INGEST = {
     "decide_slots",
     "fire_waiting",
     "fire_now",
+}
+CALLED_BY_APP_AS_DISPATCH = {
+    "follow_up",
+    "undo_follow_up",
+    "seal_group",
+    "ask_to_cancel_group",
+    "group_state",
 }
 OWNED_BY_INGEST = {"store_few"}
 CALLED_BY_CLIENT = {"enqueue"}

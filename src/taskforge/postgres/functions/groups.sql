@@ -205,3 +205,147 @@ begin
   return true;
 end
 $$;
+
+-- Somebody wants the group's members cancelled: sealed from now on, its members follow in cancel_members.
+create or replace function taskforge.ask_to_cancel_group(p_tenant uuid, p_id bigint, p_actor text) returns text
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+as $$
+begin
+  update groups set cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
+    cancel_requested_by = coalesce(cancel_requested_by, p_actor), cancelled_up_to = 0,
+    sealed_at = coalesce(sealed_at, clock_timestamp()),
+    ended_at = case when succeeded + failed + cancelled >= total then clock_timestamp() end
+  where id = p_id and tenant_id = p_tenant and ended_at is null;
+  if found then
+    perform fire_callbacks(p_id);
+    return 'asked';
+  end if;
+  return case when exists (select from groups where id = p_id and tenant_id = p_tenant) then 'ended' else 'not_found' end;
+end
+$$;
+
+-- One step: cancel the next run of members, at most 1,000, of a group that is to be cancelled; of p_group, or of any.
+-- Waiting ones end at once, running ones are told to stop. Returns false when there was nothing to do; is_done when the
+-- group's last run was looked at. A run whose jobs change hands all the time is left for another step.
+-- Lock order: that of cancel, many at a time: parked, extents by lo, leases by fence, cancellations, groups.
+create or replace function taskforge.cancel_members(p_group bigint)
+returns table (did boolean, told integer)
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  g groups;
+  v_lo bigint;
+  v_hi bigint;
+  v_ended bigint[] := '{}';
+  v_some bigint[];
+  v_left bigint;
+  v_extent ready;
+  v_lease leases;
+  v_rows integer;
+begin
+  did := false;
+  told := 0;
+  select * into g from groups
+  where cancel_requested_at is not null and cancelled_up_to < 9223372036854775807 and (p_group is null or id = p_group)
+  order by id limit 1;
+  if not found then
+    return next;
+    return;
+  end if;
+  did := true;
+  select f.lo, f.hi into v_lo, v_hi from followups f
+  where f.kind = 2 and f.target = g.id and f.lo > g.cancelled_up_to order by f.lo limit 1;
+  if not found then
+    update groups set cancelled_up_to = 9223372036854775807 where id = g.id;
+    return next;
+    return;
+  end if;
+  perform pg_current_xact_id();
+  for round in 1 .. 5 loop
+    with gone as (
+      delete from parked where id between v_lo and v_hi and tenant_id = g.tenant_id returning *
+    ), ended as (
+      insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)
+      select id, tenant_id, queue_id, 3, attempt - 1, now() from gone
+    ), counted as (
+      insert into flow (tenant_id, queue_id, scheduled, retrying, blocked, cancelled)
+      select g.tenant_id, queue_id, -count(*) filter (where kind = 1), -count(*) filter (where kind = 2),
+        -count(*) filter (where kind = 3), count(*)
+      from gone group by queue_id
+    )
+    select array_agg(id) into v_some from gone;
+    v_ended := v_ended || coalesce(v_some, '{}');
+
+    for v_extent in
+      select * from ready where lo > v_lo - 1000 and lo <= v_hi and hi >= v_lo and tenant_id = g.tenant_id
+      order by lo for update
+    loop
+      delete from ready where queue_id = v_extent.queue_id and priority = v_extent.priority
+        and stream = v_extent.stream and seq = v_extent.seq;
+      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at)
+      select v_extent.queue_id, v_extent.priority, 0, g.tenant_id, v_extent.attempt, lo, hi, v_extent.ready_at
+      from (values (v_extent.lo, v_lo - 1), (v_hi + 1, v_extent.hi)) as rest (lo, hi) where lo <= hi;
+      v_some := array(select generate_series(greatest(v_lo, v_extent.lo), least(v_hi, v_extent.hi)));
+      insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)
+      select id, g.tenant_id, v_extent.queue_id, 3, v_extent.attempt - 1, now() from unnest(v_some) as id;
+      insert into flow (tenant_id, queue_id, priority, ready, cancelled)
+      values (g.tenant_id, v_extent.queue_id, v_extent.priority, -cardinality(v_some), cardinality(v_some));
+      v_ended := v_ended || v_some;
+    end loop;
+
+    for v_lease in
+      select * from leases
+      where tenant_id = g.tenant_id and ranges && int8multirange(int8range(v_lo, v_hi, '[]')) order by fence for update
+    loop
+      insert into cancellations (job_id, tenant_id, requested_by)
+      select id, g.tenant_id, coalesce(g.cancel_requested_by, '')
+      from unnest(v_lease.ranges * int8multirange(int8range(v_lo, v_hi, '[]'))) as r,
+        generate_series(lower(r), upper(r) - 1) as id
+      on conflict do nothing;
+      get diagnostics v_rows = row_count;
+      told := told + v_rows;
+    end loop;
+
+    select count(*) into v_left from jobs j
+    where j.id between v_lo and v_hi and j.tenant_id = g.tenant_id
+      and not exists (select from outcomes o where o.id = j.id)
+      and not exists (select from cancellations c where c.job_id = j.id);
+    exit when v_left = 0;
+  end loop;
+  if cardinality(v_ended) > 0 then
+    perform follow_up(v_ended, array_fill(3::smallint, array[cardinality(v_ended)]));
+  end if;
+  if v_left = 0 then
+    update groups set cancelled_up_to = v_hi where id = g.id;
+  end if;
+  return next;
+end
+$$;
+
+-- Groups that ended long ago, and their memberships, a bounded number at a time.
+create or replace function taskforge.sweep_groups(p_keep interval, p_limit integer) returns integer
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_ids bigint[];
+  v_rows integer;
+begin
+  select array_agg(id) into v_ids from (
+    select id from groups where ended_at < now() - p_keep order by ended_at limit 100 for update skip locked) as old;
+  if v_ids is null then
+    return 0;
+  end if;
+  delete from followups where (lo, kind, target) in (
+    select lo, kind, target from followups where kind = 2 and target = any (v_ids) limit p_limit);
+  get diagnostics v_rows = row_count;
+  delete from groups g where g.id = any (v_ids)
+    and not exists (select from followups f where f.kind = 2 and f.target = g.id);
+  return v_rows;
+end
+$$;

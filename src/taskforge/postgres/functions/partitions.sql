@@ -131,6 +131,7 @@ begin
     select tenant_id, operation_id from bulk_operations where state > 3 and finished_at < now() - p_keep
     order by finished_at limit p_limit);
   get diagnostics v_rows = row_count;
-  return v_total + v_rows;
+  v_total := v_total + v_rows + sweep_groups(p_keep, p_limit) + sweep_webhooks(p_keep, p_limit);
+  return v_total;
 end
 $$;

@@ -175,3 +175,25 @@ begin
   return true;
 end
 $$;
+
+-- Deliveries that were settled long ago, and what hangs on jobs that are gone, a bounded number at a time.
+create or replace function taskforge.sweep_webhooks(p_keep interval, p_limit integer) returns integer
+language plpgsql security invoker
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_rows integer;
+  v_total integer;
+begin
+  delete from deliveries where id in (
+    select id from deliveries where state <> 1 and finished_at < now() - p_keep order by finished_at limit p_limit);
+  get diagnostics v_total = row_count;
+  delete from webhook_endpoints where retry_at < now() - interval '7 days';
+  delete from followups where (lo, kind, target) in (
+    select f.lo, f.kind, f.target from (select * from followups where kind = 4 order by lo limit p_limit) as f
+    where not exists (select from jobs j where j.id between f.lo and f.hi));
+  get diagnostics v_rows = row_count;
+  return v_total + v_rows;
+end
+$$;

@@ -33,3 +33,13 @@ order by g.id desc limit $4;
 
 -- name: seal
 select seal_group($1, $2);
+
+-- name: ask_to_cancel
+select ask_to_cancel_group($1, $2, $3);
+
+-- name: cancel_members
+select * from taskforge.cancel_members($1);
+
+-- name: ranges
+-- $2 group, $3 above which id, $4 limit. Index: followups_members
+select lo, hi from followups where tenant_id = $1 and kind = 2 and target = $2 and hi > $3 order by lo limit $4;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskforge.rest.contract import bulk, dead_letters, jobs, operations, queues, schedules
+from taskforge.rest.contract import batches, bulk, dead_letters, jobs, operations, queues, schedules, webhooks
 from taskforge.rest.contract.parts import Operation
 
 PATHS: dict[str, dict[str, Operation]] = {
@@ -11,5 +11,7 @@ PATHS: dict[str, dict[str, Operation]] = {
     **schedules.PATHS,
     **dead_letters.PATHS,
     **bulk.PATHS,
+    **batches.PATHS,
+    **webhooks.PATHS,
     **operations.PATHS,
 }
