@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from taskforge.bulk import BulkHandle
+from taskforge.domain.bulk import Canary
 from taskforge.domain.retry import RetryPolicy
 from taskforge.errors import TaskForgeError
 from taskforge.forge import TaskForge
@@ -11,6 +13,8 @@ from taskforge.worker.answers import Cancel, Discard, Retry, Snooze
 from taskforge.worker.context import JobContext, current_job
 
 __all__ = [
+    "BulkHandle",
+    "Canary",
     "Cancel",
     "Discard",
     "JobCancelled",

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 from uuid import UUID
 
 from taskforge.api import Api
+from taskforge.bulk import Bulk
 from taskforge.clients import Client, DirectClient
 from taskforge.domain.jobs import DEFAULT_PRIORITY, JobDraft
 from taskforge.domain.retry import RetryPolicy
@@ -144,6 +145,11 @@ class TaskForge:
     def handle(self, job_id: str) -> JobHandle[Any]:
         """A handle on any job of this tenant."""
         return JobHandle(self, job_id, Any)
+
+    @property
+    def bulk(self) -> Bulk:
+        """One verb for many jobs: `forge.bulk.cancel(queue_name="mail", state="pending")`."""
+        return Bulk(self)
 
     def sync(self, work: Coroutine[Any, Any, T]) -> T:
         """Run an async call of this SDK from code without an event loop: `forge.sync(handle.result())`."""

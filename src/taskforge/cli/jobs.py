@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import click
 
 from taskforge.cli import failures
 from taskforge.cli.access import LONGEST_WAIT, Access
+from taskforge.cli.bulk_operations import How, carry_out, filter_options, how_options, split
 from taskforge.cli.command import ClientGroup, Common, pass_common
 from taskforge.cli.control import change, changes
 from taskforge.cli.kinds import duration, past
@@ -187,26 +189,52 @@ def print_job(common: Common, view: JobView) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="JOB_ID...", nargs=-1, required=True)
+@click.argument("job_ids", metavar="[JOB_ID]...", nargs=-1)
+@filter_options
+@how_options
 @tenant_option
 @pass_common
-def cancel(common: Common, job_ids: tuple[str, ...], tenant: UUID | None) -> int:
-    """Cancel jobs that wait; ask jobs that run to stop."""
+def cancel(common: Common, /, job_ids: tuple[str, ...], tenant: UUID | None, **given: Any) -> int:
+    """Cancel jobs that wait; ask jobs that run to stop: those named, or all that a filter finds.
+
+    \b
+    Examples:
+      taskforge jobs cancel 4711 4712
+      taskforge jobs cancel -q email --type newsletter --preview
+    """
+    wanted, how = split(given)
+    if not job_ids:
+        return carry_out(common, tenant, "cancel", wanted, how)
+    _refuse_filter(wanted, how)
     return _each(common, tenant, job_ids, lambda access, job_id: access.cancel(job_id))
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="JOB_ID...", nargs=-1, required=True)
+@click.argument("job_ids", metavar="[JOB_ID]...", nargs=-1)
+@filter_options
+@how_options
 @tenant_option
 @pass_common
-def retry(common: Common, job_ids: tuple[str, ...], tenant: UUID | None) -> int:
+def retry(common: Common, /, job_ids: tuple[str, ...], tenant: UUID | None, **given: Any) -> int:
     """Give failed or cancelled jobs new attempts; run delayed and retrying ones now.
 
+    A filter without --state finds failed ones.
+
     \b
-    Example:
+    Examples:
       taskforge jobs retry 4711 4712
+      taskforge jobs retry -q email --state cancelled --since 1h
     """
+    wanted, how = split(given)
+    if not job_ids:
+        return carry_out(common, tenant, "retry", wanted, how)
+    _refuse_filter(wanted, how)
     return _each(common, tenant, job_ids, lambda access, job_id: access.retry(job_id))
+
+
+def _refuse_filter(wanted: dict[str, Any], how: How) -> None:
+    if wanted or how.is_preview or how.rate is not None:
+        raise click.UsageError("give either ids or a filter, not both")
 
 
 def _each(

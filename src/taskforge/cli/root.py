@@ -10,8 +10,10 @@ import click
 
 from taskforge.cli import failures
 from taskforge.cli.bench import bench
+from taskforge.cli.bulk_operations import bulk
 from taskforge.cli.command import Common, Group
 from taskforge.cli.config import config
+from taskforge.cli.dead_letters import dead_letters
 from taskforge.cli.dev import dev
 from taskforge.cli.doctor import doctor
 from taskforge.cli.jobs import jobs
@@ -43,7 +45,20 @@ def taskforge() -> None:
     """
 
 
-for _command in (dev, server, worker, migrate, token, jobs, queues, bench, doctor, config):
+for _command in (
+    dev,
+    server,
+    worker,
+    migrate,
+    token,
+    jobs,
+    queues,
+    dead_letters,
+    bulk,
+    bench,
+    doctor,
+    config,
+):
     taskforge.add_command(_command)
 
 
