@@ -29,12 +29,15 @@ from hypothesis.stateful import (
 )
 from msgspec import Struct
 
-from taskforge.domain.jobs import JobDraft, JobState
+from taskforge.domain.bulk import BulkArguments, BulkFilter, BulkOperation, BulkRequest, states_of
+from taskforge.domain.control import JobChange
+from taskforge.domain.jobs import JobDraft, JobFilter, JobState
 from taskforge.domain.leases import Lease, LeaseReport, Outcome
 from taskforge.errors import Conflict, NotFound
 from taskforge.postgres import jobs as job_rows
 from taskforge.postgres import maintenance
-from taskforge.services import dead_letters, jobs, leases, queues
+from taskforge.runtime.bulk_runner import BulkRunner
+from taskforge.services import bulk, control, dead_letters, jobs, leases, queues
 from tests.support.engine import (
     NEVER,
     Engine,
@@ -51,6 +54,8 @@ from tests.support.engine import (
 
 T = TypeVar("T")
 QUEUE = "q"
+ELSEWHERE = "elsewhere"
+QUEUES = (QUEUE, ELSEWHERE)
 PRIORITIES = (2, 5, 9)
 PICK = st.integers(0, 99)
 TAKE = st.integers(1, 3)
@@ -85,6 +90,9 @@ TRANSITIONS = {
     ("cancelled", "retry", "pending"),
     ("failed", "redrive", "pending"),
     ("failed", "purge", "none"),
+    ("pending", "change", "scheduled"),
+    ("scheduled", "change", "pending"),
+    ("retrying", "change", "pending"),
 }
 
 
@@ -95,6 +103,7 @@ class Job(Struct):
     attempt: int
     limit: int
     priority: int
+    queue: str = QUEUE
     lease: Lease | None = None
     holder: int | None = None
     is_cancel_asked: bool = False
@@ -112,7 +121,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.workers: dict[int, Worker] = {}
         self.spent: list[tuple[int, Worker, LeaseReport, bool]] = []
         self.purged: set[int] = set()
-        self.engine: Engine = self.run(self.home.stranger(QUEUE))
+        self.engine: Engine = self.run(self.home.stranger(*QUEUES))
         self.other: Engine = self.run(self.home.stranger(QUEUE))
         self.numbers = itertools.count()
         for _ in range(2):
@@ -169,6 +178,7 @@ class QueueMachine(RuleBasedStateMachine):
             for job_id in lease.ids:
                 job = self.model[job_id]
                 assert (lease.attempt, lease.priority) == (job.attempt, job.priority)
+                assert lease.queue_name == job.queue
                 assert lease.attempt <= job.limit
                 self._move(job_id, "claim", "processing")
                 job.lease, job.holder = lease, number
@@ -260,17 +270,107 @@ class QueueMachine(RuleBasedStateMachine):
     def _cancel(self, job_id: int) -> None:
         job = self.model[job_id]
         try:
-            view = self.run(jobs.cancel(self.engine.core, self.engine.ctx, job_id))
+            self.run(jobs.cancel(self.engine.core, self.engine.ctx, job_id))
         except Conflict as error:
             assert error.code == "job.already_ended" and JobState(job.state).is_final
             return
+        self._is_cancelled(job_id)
+
+    def _is_cancelled(self, job_id: int) -> None:
+        job = self.model[job_id]
         if job.state == "processing":
             self._move(job_id, "cancel", "processing")
             job.is_cancel_asked = True
-            assert view.cancel_requested
         else:
             self._leave(job_id, "cancel", "cancelled")
             job.attempt -= 1
+
+    @precondition(lambda self: self.model)
+    @rule(
+        pick=PICK,
+        delay=st.sampled_from([None, 0.0, 3_600.0]),
+        priority=st.sampled_from([None, *PRIORITIES]),
+        queue=st.sampled_from([None, *QUEUES]),
+    )
+    def change(self, pick: int, delay: float | None, priority: int | None, queue: str | None) -> None:
+        self._change(self._any(pick), delay, priority, queue)
+
+    @precondition(lambda self: self._in("pending"))
+    @rule(pick=PICK, queue=st.sampled_from([None, *QUEUES]))
+    def put_off_a_pending_job(self, pick: int, queue: str | None) -> None:
+        self._change(self._pick("pending", pick), 3_600.0, None, queue)
+
+    @precondition(lambda self: self._in("retrying"))
+    @rule(pick=PICK, queue=st.sampled_from([None, *QUEUES]))
+    def call_back_a_retrying_job(self, pick: int, queue: str | None) -> None:
+        self._change(self._pick("retrying", pick), 0.0, None, queue)
+
+    def _change(self, job_id: int, delay: float | None, priority: int | None, queue: str | None) -> None:
+        job = self.model[job_id]
+        given = {"delay_seconds": delay, "priority": priority, "queue_name": queue}
+        wanted = JobChange(**{name: value for name, value in given.items() if value is not None})
+        if delay is priority is queue is None:
+            return
+        try:
+            self.run(control.change(self.engine.core, self.engine.ctx, job_id, wanted))
+        except Conflict as error:
+            assert (
+                error.code
+                == {
+                    "processing": "job.running",
+                    "succeeded": "job.already_succeeded",
+                    "failed": "job.already_ended",
+                    "cancelled": "job.already_ended",
+                }[job.state]
+            )
+            return
+        assert job.state not in ("processing", "succeeded")
+        job.priority = job.priority if priority is None else priority
+        job.queue = queue or job.queue
+        if delay and job.state == "pending":
+            self._move(job_id, "change", "scheduled")
+        elif delay == 0 and job.state in ("scheduled", "retrying"):
+            self._move(job_id, "change", "pending")
+
+    @rule(
+        verb=st.sampled_from(["cancel", "redrive", "change_priority", "move", "reschedule"]),
+        queue=st.sampled_from(QUEUES),
+        piece=st.integers(1, 4),
+    )
+    def do_it_to_all(self, verb: Any, queue: str, piece: int) -> None:
+        arguments = {
+            "change_priority": BulkArguments(priority=9),
+            "move": BulkArguments(queue_name=ELSEWHERE),
+            "reschedule": BulkArguments(delay_seconds=0.0),
+        }.get(verb, BulkArguments())
+        request = BulkRequest(verb, BulkFilter(queue_name=queue), arguments)
+        states = states_of(request)
+        hit = [i for i, job in self.model.items() if job.queue == queue and job.state in states]
+        done = self.run(self._work_off(request, piece))
+        assert (done.done, done.failed, done.total) == (len(hit), 0, len(hit))
+        for job_id in hit:
+            job = self.model[job_id]
+            match verb:
+                case "cancel":
+                    self._is_cancelled(job_id)
+                case "redrive":
+                    job.attempt = 1
+                    self._move(job_id, "redrive", "pending")
+                case "change_priority":
+                    job.priority = 9
+                case "move":
+                    job.queue = ELSEWHERE
+                case _ if job.state != "pending":
+                    self._move(job_id, "change", "pending")
+
+    async def _work_off(self, request: BulkRequest, piece: int) -> BulkOperation:
+        core, ctx = self.engine.core, self.engine.ctx
+        operation = await bulk.start(core, ctx, request)
+        runner = BulkRunner(core, piece=piece)
+        while not operation.state.is_final:
+            assert await runner.run_piece(ctx.tenant_id, int(operation.id))
+            operation = await bulk.get(core, ctx, int(operation.id))
+        return operation
 
     @precondition(lambda self: self.model)
     @rule(pick=PICK)
@@ -301,9 +401,12 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._in("failed"))
     @rule(pick=PICK, everything=st.booleans())
     def redrive(self, pick: int, everything: bool) -> None:
-        ids = self._in("failed") if everything else [self._pick("failed", pick)]
+        ids = [self._pick("failed", pick)]
+        queue = self.model[ids[0]].queue
         named = None if everything else ids
-        assert self.run(dead_letters.redrive(self.engine.core, self.engine.ctx, QUEUE, named)) == len(ids)
+        if everything:
+            ids = [i for i in self._in("failed") if self.model[i].queue == queue]
+        assert self.run(dead_letters.redrive(self.engine.core, self.engine.ctx, queue, named)) == len(ids)
         for job_id in ids:
             self.model[job_id].attempt = 1
             self._move(job_id, "redrive", "pending")
@@ -312,7 +415,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def purge(self, pick: int) -> None:
         job_id = self._pick("failed", pick)
-        assert self.run(dead_letters.purge(self.engine.core, self.engine.ctx, QUEUE, [job_id])) == 1
+        queue = self.model[job_id].queue
+        assert self.run(dead_letters.purge(self.engine.core, self.engine.ctx, queue, [job_id])) == 1
         self.reached.add(("failed", "purge", "none"))
         del self.model[job_id]
         self.purged.add(job_id)
@@ -365,9 +469,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def pause_claim_and_resume(self, which: int) -> None:
         _, worker = self._worker(which)
-        self.run(queues.pause(self.engine.core, self.engine.ctx, QUEUE))
+        for queue in QUEUES:
+            self.run(queues.pause(self.engine.core, self.engine.ctx, queue))
         assert self.run(self.engine.claim(worker, 5)) == []
-        self.run(queues.resume(self.engine.core, self.engine.ctx, QUEUE))
+        for queue in QUEUES:
+            self.run(queues.resume(self.engine.core, self.engine.ctx, queue))
 
     @rule()
     def maintain(self) -> None:
@@ -408,22 +514,27 @@ class QueueMachine(RuleBasedStateMachine):
             assert (view.state.value, view.attempt) == (job.state, begun), f"job {view.id}"
             assert view.attempt <= view.max_attempts == job.limit
             assert view.cancel_requested == job.is_cancel_asked
-        health = await queues.health(engine.core, engine.ctx, QUEUE)
-        counted = Counter(job.state for job in self.model.values())
-        told = {
-            "pending": health.pending,
-            "scheduled": health.scheduled,
-            "retrying": health.retrying,
-            "processing": health.processing,
-            "failed": health.dead_letters,
-        }
-        assert told == {state: counted[state] for state in told}
-        assert min(health.finished_per_second, health.failed_per_second, health.submitted_per_second) >= 0
+            assert (view.queue_name, view.priority) == (job.queue, job.priority)
+        for queue in QUEUES:
+            health = await queues.health(engine.core, engine.ctx, queue)
+            counted = Counter(job.state for job in self.model.values() if job.queue == queue)
+            told = {
+                "pending": health.pending,
+                "scheduled": health.scheduled,
+                "retrying": health.retrying,
+                "processing": health.processing,
+                "failed": health.dead_letters,
+            }
+            assert told == {state: counted[state] for state in told}
+            assert min(health.finished_per_second, health.failed_per_second, health.submitted_per_second) >= 0
+            page = await jobs.list_jobs(engine.core, engine.ctx, JobFilter(queue), limit=1_000)
+            mine = sorted((i for i, job in self.model.items() if job.queue == queue), reverse=True)
+            assert [int(view.id) for view in page.data] == mine
 
     # -- the model's own small steps
 
     def _hire(self) -> None:
-        self.workers[next(self.numbers)] = self.run(self.engine.register(QUEUE))
+        self.workers[next(self.numbers)] = self.run(self.engine.register(*QUEUES))
 
     def _worker(self, which: int) -> tuple[int, Worker]:
         number = sorted(self.workers)[which % len(self.workers)]

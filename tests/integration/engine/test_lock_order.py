@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 
+from taskforge.domain.bulk import BulkArguments, BulkFilter, BulkRequest, BulkVerb
+from taskforge.domain.control import JobChange
 from taskforge.errors import TaskForgeError
 from taskforge.postgres import workers
-from taskforge.services import dead_letters, jobs
+from taskforge.runtime.bulk_runner import BulkRunner
+from taskforge.services import bulk, control, dead_letters, jobs
 from tests.support.engine import Engine, failed, released, report, retrying, succeeded
 
 
@@ -34,13 +37,14 @@ async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_
     engine: Engine, other: Engine
 ) -> None:
     rng = random.Random(7)
+    await engine.core.directory.ensure(engine.ctx.tenant_id, QUEUES)
     ids: list[int] = []
     unexpected: list[BaseException] = []
 
     async def one_of(e: Engine) -> None:
-        worker = await e.register()
+        worker = await e.register(*QUEUES)
         for _ in range(25):
-            match rng.randrange(6):
+            match rng.randrange(8):
                 case 0 | 1:
                     ids.extend(await e.submit(rng.randrange(1, 30), priority=rng.choice((1, 5, 9))))
                 case 2 | 3:
@@ -51,8 +55,18 @@ async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_
                 case 4 if ids:
                     await attempt(e.cancel(rng.choice(ids)))
                     await attempt(jobs.retry(e.core, e.ctx, rng.choice(ids)))
+                case 5 if ids:
+                    wanted = rng.choice(
+                        ({"queue_name": rng.choice(QUEUES)}, {"priority": 9}, {"delay_seconds": 0.0})
+                    )
+                    await attempt(control.change(e.core, e.ctx, rng.choice(ids), JobChange(**wanted)))
+                case 6:
+                    verb, arguments = rng.choice(BULK)
+                    request = BulkRequest(verb, BulkFilter(queue_name=rng.choice(QUEUES)), arguments)
+                    await attempt(bulk.start(e.core, e.ctx, request))
+                    await BulkRunner(e.core, piece=rng.randrange(1, 60)).run_once()
                 case _:
-                    await attempt(dead_letters.redrive(e.core, e.ctx, "default"))
+                    await attempt(dead_letters.redrive(e.core, e.ctx, rng.choice(QUEUES)))
                     await e.promote()
         await workers.bury(e.core.database, worker[0], None)
         await e.reap()
@@ -76,4 +90,12 @@ async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_
     )
 
 
-_EXPECTED = {"job.already_ended", "job.already_succeeded", "job.active"}
+_EXPECTED = {"job.already_ended", "job.already_succeeded", "job.active", "job.running"}
+QUEUES = ("default", "other")
+BULK: tuple[tuple[BulkVerb, BulkArguments], ...] = (
+    ("cancel", BulkArguments()),
+    ("redrive", BulkArguments()),
+    ("move", BulkArguments(queue_name="other")),
+    ("change_priority", BulkArguments(priority=7)),
+    ("reschedule", BulkArguments(delay_seconds=0.0)),
+)
