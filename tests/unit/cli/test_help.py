@@ -22,7 +22,20 @@ COMMANDS = dict(walk(taskforge))
 
 
 def test_the_promised_commands_are_there() -> None:
-    promised = ["dev", "server", "worker", "migrate", "token", "jobs", "queues", "bench", "doctor", "config"]
+    promised = [
+        "dev",
+        "server",
+        "worker",
+        "migrate",
+        "token",
+        "jobs",
+        "queues",
+        "dead-letters",
+        "bulk",
+        "bench",
+        "doctor",
+        "config",
+    ]
     assert list(taskforge.commands) == promised
     nested = {" ".join(path) for path in COMMANDS}
     for noun, verbs in {
