@@ -24,6 +24,7 @@ MEANINGS = {
     "presence.missed": "A server could not heartbeat; another may be elected for maintenance.",
     "request.failed": "A request was answered with 500; `trace_id` is in the answer, too.",
     "schedule.failed": "The slots of a schedule could not be decided; they are tried again, and others go on.",
+    "schedule.refused": "A schedule declared in code was not made or changed; `detail` says why. Its worker works on.",
     "schedule.kept": "A schedule declared in code stays as a person made or changed it. Delete it to take the code's.",
     "server.draining": "The server refuses new jobs and answers what is under way.",
     "server.queues_unknown": "The database did not answer a scrape; gauges of queues are missing from it.",

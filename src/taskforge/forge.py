@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 from uuid import UUID
@@ -15,11 +15,13 @@ from taskforge.bulk import Bulk
 from taskforge.clients import Client, DirectClient
 from taskforge.domain.jobs import DEFAULT_PRIORITY, JobDraft
 from taskforge.domain.retry import RetryPolicy
+from taskforge.domain.schedules import Missed, Overlap
 from taskforge.domain.tenants import DEFAULT_TENANT, Context
 from taskforge.errors import ConfigurationError
 from taskforge.handles import JobHandle
 from taskforge.job_type import JobType, check_declaration
 from taskforge.portal import Portal
+from taskforge.schedules import Schedules, Scheduling
 from taskforge.settings import Settings, load
 from taskforge.worker.answers import seconds
 from taskforge.worker.handlers import Handler, Mode, check_mode
@@ -56,6 +58,7 @@ class TaskForge:
         self._jobs: dict[str, JobType[..., Any, Any]] = {}
         self._clients: dict[asyncio.AbstractEventLoop, asyncio.Task[Client]] = {}
         self._override: Client | None = None
+        self._schedules = Schedules(self)
         self._portal = Portal(self.close)
 
     async def __aenter__(self) -> Self:
@@ -127,6 +130,51 @@ class TaskForge:
             return job
 
         return declare if fn is None else declare(fn)
+
+    def schedule(
+        self,
+        expression: str,
+        *,
+        tz: str = "UTC",
+        name: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        jitter: float | timedelta = 0.0,
+        missed: Missed | str = Missed.RUN_ONCE,
+        missed_limit: int = 10,
+        overlap: Overlap | str = Overlap.ALLOW,
+        start_at: datetime | None = None,
+        end_at: datetime | None = None,
+        tags: Sequence[str] = (),
+    ) -> Scheduling:
+        """Submit the job at these times: above `@forge.job`, or on a function that this declares as a job.
+
+        Workers make the schedule when they start, once however many there are; `name` is the job's by default. What
+        somebody has changed by hand since is left alone. Raises ConfigurationError for one that never fires.
+        """
+        fields = {
+            "expression": expression,
+            "timezone": tz,
+            "jitter_seconds": seconds(jitter),
+            "missed": Missed(missed),
+            "missed_limit": missed_limit,
+            "overlap": Overlap(overlap),
+            "start_at": start_at,
+            "end_at": end_at,
+            "tags": tuple(tags),
+            **({} if name is None else {"name": name}),
+        }
+
+        def declare(fn: Any) -> Any:
+            job = fn if isinstance(fn, JobType) else self.job(fn)
+            self._schedules.declare(job, dict(arguments or {}), fields)
+            return job
+
+        return declare
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules that code declares, and verbs for all there are."""
+        return self._schedules
 
     @property
     def jobs(self) -> Mapping[str, JobType[..., Any, Any]]:

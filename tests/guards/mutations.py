@@ -21,6 +21,7 @@ CANCEL = "test_cancel_races.py::"
 CLAIM = "test_claim_races.py::"
 SUBMIT = "test_submit_races.py::"
 FLOOR = "test_floor_rule.py::"
+SCHEDULES = "test_schedules.py::"
 TENANTS = "test_tenants.py::"
 ROWS = "test_row_level_security.py::"
 
@@ -196,5 +197,34 @@ MUTATIONS: dict[str, Mutation] = {
             ROWS + "test_the_written_table_of_rights_is_what_the_catalogue_says",
         ),
         statement="grant select on jobs to taskforge_ingest",
+    ),
+    "the plan of a slot is compared under the lock": Mutation(
+        (SCHEDULES + "test_a_plan_for_a_slot_that_is_decided_does_nothing_even_if_another_one_is_due",),
+        function="decide_slots",
+        old="and s.next_slot = (v_plan ->> 'slot')::timestamptz ",
+    ),
+    "a schedule that is being decided is left alone": Mutation(
+        (SCHEDULES + "test_a_scheduler_never_waits_for_another_one_and_fires_nothing_behind_it",),
+        function="decide_slots",
+        old="for update skip locked",
+    ),
+    "a slot is one row": Mutation(
+        (SCHEDULES + "test_a_slot_that_was_decided_before_is_refused_by_its_key",),
+        statement="alter table ticks drop constraint ticks_pkey",
+    ),
+    "the database's clock says what is due": Mutation(
+        (SCHEDULES + "test_the_databases_clock_decides_when_a_slot_is_due",),
+        function="decide_slots",
+        old=" and s.due_at <= clock_timestamp()",
+    ),
+    "a plan is of the schedule as it is": Mutation(
+        (SCHEDULES + "test_a_plan_made_before_a_change_is_not_carried_out",),
+        function="decide_slots",
+        old=" and s.version = (v_plan ->> 'version')::integer",
+    ),
+    "a waiting slot fires once": Mutation(
+        (SCHEDULES + "test_a_slot_that_waited_and_has_fired_does_not_fire_for_whoever_read_it_before",),
+        function="fire_waiting",
+        old=" and s.waiting_slot = p_slot[i]",
     ),
 }

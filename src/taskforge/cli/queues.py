@@ -83,7 +83,8 @@ def show(common: Common, name: str, tenant: UUID | None) -> None:
     _print(common, ask(common, tenant, lambda access: access.get_queue(name)))
 
 
-def _policy(_: click.Context, __: click.Parameter, value: str | None) -> RetryPolicy | None:
+def policy_option(_: click.Context, __: click.Parameter, value: str | None) -> RetryPolicy | None:
+    """An option's callback: a retry policy, by its kind or as JSON."""
     if value is None:
         return None
     text = value if value.lstrip().startswith("{") else msgspec.json.encode({"kind": value}).decode()
@@ -98,7 +99,7 @@ def _policy(_: click.Context, __: click.Parameter, value: str | None) -> RetryPo
 def _policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
-            "--retry", callback=_policy, metavar="POLICY", help="exponential, linear, fixed, or JSON."
+            "--retry", callback=policy_option, metavar="POLICY", help="exponential, linear, fixed, or JSON."
         ),
         click.option("--timeout", type=duration, metavar="DURATION", help="How long one attempt may run."),
         click.option("--max-attempts", type=int, help="Attempts before a job is a dead letter, 1 to 100."),

@@ -19,6 +19,7 @@ from taskforge.cli.doctor import doctor
 from taskforge.cli.jobs import jobs
 from taskforge.cli.migrate import migrate
 from taskforge.cli.queues import queues
+from taskforge.cli.schedules import schedules
 from taskforge.cli.server import server
 from taskforge.cli.token import token
 from taskforge.cli.worker import worker
@@ -53,6 +54,7 @@ for _command in (
     token,
     jobs,
     queues,
+    schedules,
     dead_letters,
     bulk,
     bench,

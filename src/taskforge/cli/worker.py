@@ -144,11 +144,13 @@ async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
     from taskforge.cli.database import open_ready_core
     from taskforge.domain.tenants import Context
     from taskforge.runtime.maintenance import Maintenance
+    from taskforge.services.schedules import declare
     from taskforge.worker.worker import Worker
 
     if options.until_eof:
         end_with_stdin()
     handlers = forge.handlers()
+    declared = forge.schedules.declared
     if not handlers:
         raise ConfigurationError(
             "worker.no_handlers", "no job is declared; decorate a function with @forge.job"
@@ -174,6 +176,7 @@ async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
             version=installed_version(),
             on_maintain=on_maintain,
         )
+        await declare(core, ctx, declared)
         maintenance.start()
         tasks = (
             [asyncio.create_task(_stop_when_done(core, ctx, options.queues, is_beating))]

@@ -148,18 +148,22 @@ async def declare(core: Core, ctx: Context, drafts: Sequence[ScheduleDraft]) -> 
     """Make the schedules that code declares, or bring them up to date.
 
     Any number of workers may do it at once. A schedule that was changed by hand, or was made by hand under the same
-    name, stays as it is, and a warning says so; whether it is paused is never touched.
+    name, stays as it is, and a warning says so; whether it is paused is never touched. One that cannot be made, because
+    its time is over or there are too many, is no reason not to work: a warning, too.
     """
     queues = sorted({draft.queue_name for draft in drafts})
     if queues:
         await core.directory.ensure(ctx.tenant_id, queues)
     for draft in sorted(drafts, key=lambda draft: draft.name):
         try:
-            await _declare(core, ctx, draft)
-        except Conflict as error:
-            if error.code != "schedule.exists":
-                raise
-            await _declare(core, ctx, draft)  # another worker has made it at this moment
+            try:
+                await _declare(core, ctx, draft)
+            except Conflict as error:
+                if error.code != "schedule.exists":
+                    raise
+                await _declare(core, ctx, draft)  # another worker has made it at this moment
+        except (Conflict, Invalid) as error:
+            _log.warning("schedule.refused", schedule=draft.name, error=error.code, detail=error.detail)
     if drafts:
         core.wakeups.jobs_parked()
 

@@ -170,6 +170,37 @@ async def test_a_slot_that_was_decided_before_is_refused_by_its_key(engine: Engi
     assert len(await jobs_of(engine)) == 1
 
 
+async def test_a_plan_for_a_slot_that_is_decided_does_nothing_even_if_another_one_is_due(
+    engine: Engine,
+) -> None:
+    """And even if nothing fired, so that the schedule's last job is the same."""
+    made = await create(engine, expression="@every 1h", missed=Missed.SKIP)
+    await late(engine, made, timedelta(hours=5))
+    [due] = await memory.due(engine.core.database, limit=10)
+    stale = await slots._plan(engine.core, due)
+    assert stale is not None
+    assert await slots.decide_due(engine.core) == 1
+    await engine.admin.execute("update schedules set due_at = now(), last_job_id = null")
+    assert await slots._decide(engine.core, [stale]) == 0
+    assert len({tick.slot for tick in await ticks(engine)}) == len(await ticks(engine))
+
+
+async def test_a_slot_that_waited_and_has_fired_does_not_fire_for_whoever_read_it_before(
+    engine: Engine,
+) -> None:
+    made = await create(engine, expression="@every 10s", overlap=Overlap.QUEUE)
+    for number in (1, 2):
+        await decide_at(engine, next_of(made) + number * 10 * SECOND)
+    await finish_last(engine)
+    before = await memory.freed(engine.core.database, limit=10)
+    assert await slots.fire_waiting(engine.core) == 1
+    await finish_last(engine)
+    [job_id] = [i for part in await engine.core.submitter.take_ids(1) for i in part]
+    async with engine.core.database.ingest() as connection:
+        assert await memory.fire_waiting(connection, before, [job_id]) == []
+    assert await verdicts(engine) == [("fired", None), ("fired", "waited")]
+
+
 async def test_a_plan_made_before_a_change_is_not_carried_out(engine: Engine) -> None:
     await late(engine, await create(engine), timedelta(seconds=55))
     [due] = await memory.due(engine.core.database, limit=10)

@@ -30,6 +30,7 @@ def test_the_promised_commands_are_there() -> None:
         "token",
         "jobs",
         "queues",
+        "schedules",
         "dead-letters",
         "bulk",
         "bench",
@@ -41,6 +42,7 @@ def test_the_promised_commands_are_there() -> None:
     for noun, verbs in {
         "jobs": "submit list show cancel retry tail",
         "queues": "list create show update delete pause resume health dead-letters redrive purge",
+        "schedules": "create list show update delete pause resume run preview ticks",
         "config": "show",
     }.items():
         assert {f"{noun} {verb}" for verb in verbs.split()} <= nested
