@@ -3,13 +3,14 @@
 -- Take ended jobs out of their leases; whoever succeeds here is the only one who may write their outcome.
 -- Arrays run parallel, one entry per run lo..hi of ids; p_succeeded counts the successes among them, for the totals.
 -- Returns the fences whose jobs were all covered, with the jobs among them that somebody asked to cancel, and whether
--- anything hangs on their end; then the caller calls follow_up once it has written the outcomes.
+-- anything hangs on their end; then the caller calls follow_up once it has written the outcomes. limit_ids are the rows of
+-- `limits` that the jobs were counted against; the caller gives the slots back with touch_limits, last of all.
 -- Lock order: leases by fence.
 drop function if exists taskforge.settle(bigint, bigint[], bigint[], bigint[], integer[]);
 
 create or replace function taskforge.settle(
   p_worker bigint, p_fence bigint[], p_lo bigint[], p_hi bigint[], p_succeeded integer[]
-) returns table (fence bigint, cancel_requested bigint[], has_followups boolean)
+) returns table (fence bigint, cancel_requested bigint[], has_followups boolean, key_id bigint, limit_ids bigint[], settled integer)
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 set enable_seqscan = off
@@ -29,14 +30,15 @@ begin
     group by f order by f
   loop
     delete from leases l where l.fence = settle.fence and l.worker_id = p_worker and l.ranges = v_done
-    returning l.tenant_id, l.queue_id into v_tenant, v_queue;
+    returning l.tenant_id, l.queue_id, l.key_id, l.limit_ids into v_tenant, v_queue, key_id, limit_ids;
     if not found then
       update leases l set ranges = l.ranges - v_done
       where l.fence = settle.fence and l.worker_id = p_worker and l.ranges @> v_done
-      returning l.tenant_id, l.queue_id into v_tenant, v_queue;
+      returning l.tenant_id, l.queue_id, l.key_id, l.limit_ids into v_tenant, v_queue, key_id, limit_ids;
       continue when not found;
     end if;
     insert into flow (tenant_id, queue_id, leased, succeeded) values (v_tenant, v_queue, -v_count, v_succeeded);
+    settled := v_count;
     cancel_requested := null;
     if exists (select from cancellations) then
       with gone as (
@@ -100,37 +102,44 @@ as $$
 $$;
 
 -- Park jobs until their back-off or snooze is over. The caller has settled their leases in this transaction.
+drop function if exists taskforge.park(
+  bigint[], uuid[], integer[], smallint[], smallint[], smallint[], double precision[]);
+
 create or replace function taskforge.park(
   p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[], p_attempt smallint[],
-  p_kind smallint[], p_delay double precision[]
+  p_kind smallint[], p_delay double precision[], p_key bigint[] default null
 ) returns void
 language sql security definer
 set search_path = taskforge, pg_temp
 as $$
-  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at)
-  select id, t, q, p, a, k, clock_timestamp() + make_interval(secs => greatest(delay, 0))
-  from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt, p_kind, p_delay) as u (id, t, q, p, a, k, delay);
+  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at, key_id)
+  select id, t, q, p, a, k, clock_timestamp() + make_interval(secs => greatest(delay, 0)), key
+  from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt, p_kind, p_delay, p_key) as u (id, t, q, p, a, k, delay, key);
 $$;
 
 -- Make ranges of jobs ready again, in the stream of what came back. Neighbours are joined, up to the size of an extent.
+-- Jobs with a key (p_key, null for none; all null may be left out) wait with it; then touch_limits is called last.
 -- Draws an xid before any seq: see decision 0002.
+drop function if exists taskforge.give_back(bigint[], uuid[], integer[], smallint[], smallint[]);
+
 create or replace function taskforge.give_back(
-  p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[], p_attempt smallint[]
+  p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[], p_attempt smallint[],
+  p_key bigint[] default null
 ) returns void
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 as $$
 begin
   perform pg_current_xact_id();
-  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-  select q, p, 0, t, a, min(id), max(id)
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, key_id)
+  select q, p, case when k is null then 0 else 2 end, t, a, min(id), max(id), k
   from (
-    select id, t, q, p, a,
-      id - row_number() over (partition by q, p, a order by id) as island,
-      (row_number() over (partition by q, p, a order by id) - 1) / 1000 as slice
-    from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt) as u (id, t, q, p, a)
+    select id, t, q, p, a, k,
+      id - row_number() over (partition by q, p, a, k order by id) as island,
+      (row_number() over (partition by q, p, a, k order by id) - 1) / 1000 as slice
+    from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt, p_key) as u (id, t, q, p, a, k)
   ) as numbered
-  group by t, q, p, a, island, slice
+  group by t, q, p, a, k, island, slice
   order by min(id);
 end
 $$;

@@ -17,6 +17,7 @@ declare
   v_priorities smallint[];
   v_attempts smallint[];
   v_kinds smallint[];
+  v_keys bigint[];
 begin
   with due as (
     select id from parked
@@ -26,15 +27,20 @@ begin
   ), gone as (
     delete from parked where id in (select id from due) returning *
   )
-  select array_agg(id), array_agg(tenant_id), array_agg(queue_id), array_agg(priority), array_agg(attempt), array_agg(kind)
-  into v_ids, v_tenants, v_queues, v_priorities, v_attempts, v_kinds from gone;
+  select array_agg(id), array_agg(tenant_id), array_agg(queue_id), array_agg(priority), array_agg(attempt), array_agg(kind),
+    array_agg(key_id)
+  into v_ids, v_tenants, v_queues, v_priorities, v_attempts, v_kinds, v_keys from gone;
   promoted := coalesce(cardinality(v_ids), 0);
   if promoted > 0 then
-    perform taskforge.give_back(v_ids, v_tenants, v_queues, v_priorities, v_attempts);
+    perform taskforge.give_back(v_ids, v_tenants, v_queues, v_priorities, v_attempts, v_keys);
     insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
     select t, q, p, count(*), -count(*) filter (where k = 1), -count(*) filter (where k = 2)
     from unnest(v_tenants, v_queues, v_priorities, v_kinds) as u (t, q, p, k) group by t, q, p;
     queues := array(select distinct unnest(v_queues));
+    v_keys := array_remove(v_keys, null);
+    if cardinality(v_keys) > 0 then
+      perform taskforge.touch_limits(v_keys, array_fill(0, array[cardinality(v_keys)]));
+    end if;
   end if;
   return next;
 end
@@ -138,7 +144,7 @@ language sql security definer
 set search_path = taskforge, pg_temp
 as $$
   select count(*) from ready r join lanes l using (queue_id, priority)
-  where r.seq < case r.stream when 0 then l.returned_floor else l.fresh_floor end;
+  where r.stream < 2 and r.seq < case r.stream when 0 then l.returned_floor else l.fresh_floor end;
 $$;
 
 -- Fold counts older than p_age into queue_totals. p_next_flow and p_xid come from look(): rows below were all committed.

@@ -1,14 +1,19 @@
 -- Registration and heartbeats. One row per process, renewed every quarter of its time to live.
 
+drop function if exists taskforge.register(
+  uuid, text, boolean, integer[], text[], integer, text, text, integer, interval);
+
 create or replace function taskforge.register(
   p_tenant uuid, p_name text, p_is_server boolean, p_queues integer[], p_job_types text[], p_concurrency integer,
-  p_version text, p_host text, p_pid integer, p_ttl interval
+  p_version text, p_host text, p_pid integer, p_ttl interval, p_is_shared boolean
 ) returns bigint
 language sql security definer
 set search_path = taskforge, pg_temp
 as $$
-  insert into workers (tenant_id, name, is_server, queues, job_types, concurrency, version, host, pid, expires_at)
-  values (p_tenant, p_name, p_is_server, p_queues, p_job_types, p_concurrency, p_version, p_host, p_pid, now() + p_ttl)
+  insert into workers (tenant_id, name, is_server, queues, job_types, concurrency, version, host, pid, expires_at,
+    is_shared)
+  values (p_tenant, p_name, p_is_server, p_queues, p_job_types, p_concurrency, p_version, p_host, p_pid, now() + p_ttl,
+    p_is_shared)
   returning worker_id;
 $$;
 
@@ -85,6 +90,8 @@ declare
   v_returned integer := 0;
   v_ended bigint[];
   v_states smallint[];
+  v_limits bigint[] := '{}';
+  v_slots integer[] := '{}';
 begin
   perform pg_current_xact_id();
   for v_lease in
@@ -132,12 +139,19 @@ begin
     if v_back > 0 then
       perform give_back(
         v_ids, array_fill(v_lease.tenant_id, array[v_back]), array_fill(v_lease.queue_id, array[v_back]),
-        array_fill(v_lease.priority, array[v_back]), v_attempts);
+        array_fill(v_lease.priority, array[v_back]), v_attempts, array_fill(v_lease.key_id, array[v_back]));
     end if;
     insert into flow (tenant_id, queue_id, priority, ready, leased, failed, cancelled)
     values (v_lease.tenant_id, v_lease.queue_id, v_lease.priority, v_back, -(v_back + v_dead + v_cancelled), v_dead, v_cancelled);
     v_returned := v_returned + v_back;
+    if v_lease.limit_ids is not null then
+      v_limits := v_limits || v_lease.limit_ids;
+      v_slots := v_slots || array_fill(v_back + v_dead + v_cancelled, array[cardinality(v_lease.limit_ids)]);
+    end if;
   end loop;
+  if cardinality(v_limits) > 0 then
+    perform touch_limits(v_limits, v_slots);
+  end if;
   return v_returned;
 end
 $$;
