@@ -12,7 +12,7 @@ from taskforge.domain.retry import RetryPolicy
 
 
 class RegisterWorker(Struct, frozen=True):
-    """A worker process that wants to serve `queues` of one tenant."""
+    """A worker process that wants to serve `queues` of one tenant, or, if it `is_shared`, of every tenant."""
 
     name: str
     queues: tuple[str, ...]
@@ -21,6 +21,7 @@ class RegisterWorker(Struct, frozen=True):
     version: str = ""
     host: str = ""
     pid: int = 0
+    is_shared: bool = False
 
 
 class Registration(Struct, frozen=True):

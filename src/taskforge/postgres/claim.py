@@ -19,9 +19,13 @@ _decode_options = msgspec.json.Decoder(JobOptions).decode
 _decode_retry = msgspec.json.Decoder(RetryPolicy).decode
 
 
-async def claim(database: Database, worker_id: int, queue_ids: Sequence[int], want: int) -> list[Lease]:
-    """Lease up to `want` ready jobs of these queues. One round trip; committed when it returns."""
-    return [_lease(row) for row in await database.call(_LEASES["claim"], worker_id, queue_ids, want)]
+async def claim(
+    database: Database, worker_id: int, queue_ids: Sequence[int], *, want: int, startable: int
+) -> list[Lease]:
+    """Lease up to `want` ready jobs of these queues, of limited ones up to `startable`. One round trip; committed when
+    it returns."""
+    rows = await database.call(_LEASES["claim"], worker_id, queue_ids, want, startable)
+    return [_lease(row) for row in rows]
 
 
 async def large_payloads(

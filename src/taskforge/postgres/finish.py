@@ -42,9 +42,13 @@ _KINDS: Final[dict[type[Outcome], int]] = {
 _PARK_SCHEDULED, _PARK_RETRYING = 1, 2
 
 
-async def finish(database: Database, worker_id: int, reports: Sequence[LeaseReport]) -> list[tuple[int, int]]:
-    """Write the outcomes of all reports in one transaction; returns the stale (fence, job_id) that were refused.
+async def finish(
+    database: Database, worker_id: int, reports: Sequence[LeaseReport]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Write the outcomes of all reports in one transaction.
 
+    Returns the stale (fence, job_id) that were refused, and the queues in which jobs may start that had to wait for a
+    slot.
     A report sent twice is accepted twice and written once. Cost: five round trips for any number of successes.
     """
     async with database.dispatch() as connection:
@@ -61,8 +65,7 @@ async def finish(database: Database, worker_id: int, reports: Sequence[LeaseRepo
         for report in valid:
             rest = _encode_successes(report, worker_id, parts)
             if rest:
-                cancel_requested = accepted[report.lease.fence].cancel_requested
-                await _write_rest(connection, worker_id, report, rest, cancel_requested, parts)
+                await _write_rest(connection, worker_id, report, rest, accepted[report.lease.fence], parts)
         if parts:
             await connection.copy_to_table(
                 "outcomes", schema_name="taskforge", columns=_COLUMNS, source=stream(parts), format="binary"
@@ -72,7 +75,20 @@ async def finish(database: Database, worker_id: int, reports: Sequence[LeaseRepo
             await connection.execute(
                 _LEASES["record_stale"], worker_id, [fence for fence, _ in stale], [job for _, job in stale]
             )
-    return stale
+        freed = await _give_slots_back(connection, list(accepted.values()))
+    return stale, freed
+
+
+async def _give_slots_back(connection: Connection, settled: Sequence[_Settled]) -> list[int]:
+    """Last, because it locks what claims of the same queues wait for; the queues that may start more now."""
+    back: dict[int, int] = {}
+    for lease in settled:
+        for limit_id in lease.limit_ids or ():
+            back[limit_id] = back.get(limit_id, 0) + lease.count
+    if not back:
+        return []
+    queues: list[int] = await connection.fetchval(_LEASES["touch_limits"], list(back), list(back.values()))
+    return queues
 
 
 class _Settled(Struct):
@@ -80,6 +96,9 @@ class _Settled(Struct):
 
     cancel_requested: frozenset[int]
     has_followups: bool
+    key_id: int | None
+    limit_ids: Sequence[int] | None
+    count: int
 
 
 async def _settle(
@@ -99,7 +118,7 @@ async def _settle(
             succeeded.append(0)
         succeeded[-1] = sum(type(outcome) is Succeeded for outcome in report.outcomes)
     rows = await connection.fetch(_LEASES["settle"], worker_id, fences, los, his, succeeded)
-    return {row[0]: _Settled(frozenset(row[1] or ()), row[2]) for row in rows}
+    return {row[0]: _Settled(frozenset(row[1] or ()), *row[2:]) for row in rows}
 
 
 async def _follow_up(
@@ -222,7 +241,7 @@ async def _write_rest(
     worker_id: int,
     report: LeaseReport,
     rest: list[Outcome],
-    cancel_requested: frozenset[int],
+    settled: _Settled,
     parts: list[bytes],
 ) -> None:
     """Everything that did not simply succeed. A job that was asked to be cancelled does not come back."""
@@ -260,7 +279,7 @@ async def _write_rest(
         attempts.append(_Attempt(outcome.job_id, kind, name, message, trace, started_at, mark))
 
     for outcome in rest:
-        is_cancelled = outcome.job_id in cancel_requested
+        is_cancelled = outcome.job_id in settled.cancel_requested
         match outcome:
             case Failed():
                 attempt(outcome, _KIND_FAILED, outcome.error_class, outcome.message)
@@ -296,12 +315,13 @@ async def _write_rest(
                 raise AssertionError("successes are written before")
 
     await _store_attempts(connection, worker_id, report, attempts)
-    await _store_parked(connection, report, parked)
+    await _store_parked(connection, report, parked, settled.key_id)
     if returned:
         n = len(returned)
         await connection.execute(
             _LEASES["give_back"],
             returned, [lease.tenant_id] * n, [lease.queue_id] * n, [lease.priority] * n, [lease.attempt] * n,
+            [settled.key_id] * n,
         )  # fmt: skip
     retrying = sum(p.kind == _PARK_RETRYING for p in parked)
     await connection.execute(
@@ -339,7 +359,9 @@ async def _store_attempts(
         )
 
 
-async def _store_parked(connection: Connection, report: LeaseReport, parked: list[_Parked]) -> None:
+async def _store_parked(
+    connection: Connection, report: LeaseReport, parked: list[_Parked], key_id: int | None
+) -> None:
     lease, n = report.lease, len(parked)
     if parked:
         await connection.execute(
@@ -351,4 +373,5 @@ async def _store_parked(connection: Connection, report: LeaseReport, parked: lis
             [p.attempt for p in parked],
             [p.kind for p in parked],
             [p.delay for p in parked],
+            [key_id] * n,
         )

@@ -42,6 +42,7 @@ class Lane(Struct, frozen=True):
     queue_id: int
     priority: int
     place: Place
+    key: str | None = None
 
 
 class Run(Struct):
@@ -157,6 +158,7 @@ async def publish(connection: Connection, runs: Sequence[Run]) -> None:
         source=stream(encode_plain(runs) if is_plain else encode_full(runs)),
         format="binary",
     )
+    keys = await _ensure_keys(runs, connection)
     await connection.execute(
         _SUBMIT["publish"],
         [run.lane.tenant_id for run in runs],
@@ -165,10 +167,31 @@ async def publish(connection: Connection, runs: Sequence[Run]) -> None:
         [run.first for run in runs],
         [run.last for run in runs],
         [run.lane.place for run in runs],
+        keys,
     )
-    await _park([run for run in runs if run.lane.place is not Place.READY], connection)
+    await _park(
+        [(run, key) for run, key in zip(runs, keys, strict=True) if run.lane.place is not Place.READY],
+        connection,
+    )
     if not is_plain and (hanging := hanging_on(runs)):
         await groups.hang(connection, hanging)
+    if touched := sorted({key for key in keys if key is not None}):
+        await connection.execute(_SUBMIT["touch_limits"], touched, [0] * len(touched))
+
+
+async def _ensure_keys(runs: Sequence[Run], connection: Connection) -> list[int | None]:
+    """For each run the row that counts its key; None for runs without one, which is all of them as a rule."""
+    lanes = sorted({_key(run) for run in runs if run.lane.key is not None})
+    if not lanes:
+        return [None] * len(runs)
+    tenants, queues, keys = zip(*lanes, strict=True)
+    ids = await connection.fetchval(_SUBMIT["ensure_keys"], tenants, queues, keys)
+    found = dict(zip(lanes, ids, strict=True))
+    return [found.get(_key(run)) for run in runs]
+
+
+def _key(run: Run) -> tuple[UUID, int, str]:
+    return run.lane.tenant_id, run.lane.queue_id, run.lane.key or ""
 
 
 def hanging_on(runs: Sequence[Run]) -> list[groups.Hanging]:
@@ -176,21 +199,22 @@ def hanging_on(runs: Sequence[Run]) -> list[groups.Hanging]:
     return [row for run in runs for row in groups.hangs_on(run.lane.tenant_id, run.first, run.parts)]
 
 
-async def _park(runs: Sequence[Run], connection: Connection) -> None:
+async def _park(runs: Sequence[tuple[Run, int | None]], connection: Connection) -> None:
     rows = []
-    for run in runs:
+    for run, key in runs:
         drafts = (draft for draft, payloads in run.parts for _ in payloads)
-        rows += [(job_id, run.lane, draft) for job_id, draft in enumerate(drafts, run.first)]
+        rows += [(job_id, run.lane, draft, key) for job_id, draft in enumerate(drafts, run.first)]
     if rows:
         await connection.execute(
             _SUBMIT["park_new"],
-            [job_id for job_id, _, _ in rows],
-            [lane.tenant_id for _, lane, _ in rows],
-            [lane.queue_id for _, lane, _ in rows],
-            [lane.priority for _, lane, _ in rows],
-            [lane.place for _, lane, _ in rows],
-            [draft.run_at for _, _, draft in rows],
-            [draft.delay_seconds for _, _, draft in rows],
+            [job_id for job_id, *_ in rows],
+            [lane.tenant_id for _, lane, _, _ in rows],
+            [lane.queue_id for _, lane, _, _ in rows],
+            [lane.priority for _, lane, _, _ in rows],
+            [lane.place for _, lane, _, _ in rows],
+            [draft.run_at for _, _, draft, _ in rows],
+            [draft.delay_seconds for _, _, draft, _ in rows],
+            [key for *_, key in rows],
         )
 
 

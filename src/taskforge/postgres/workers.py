@@ -35,6 +35,7 @@ async def register(
         worker.host,
         worker.pid,
         ttl,
+        worker.is_shared,
     )
     worker_id: int = row[0]
     return worker_id

@@ -17,6 +17,7 @@ from taskforge.runtime.batch_canceller import BatchCanceller
 from taskforge.runtime.bulk_runner import BulkRunner, DeadLetterRetention
 from taskforge.runtime.scheduler import DueSlots, WaitingSlots
 from taskforge.runtime.webhook_sender import WebhookSender
+from taskforge.runtime.windows import Windows
 from taskforge.services.core import Core
 
 _log = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ def all_duties(core: Core) -> dict[str, Duty]:
         "waiting_slots": WaitingSlots(core),
         "bulk": BulkRunner(core),
         "dead_letter_retention": DeadLetterRetention(core),
+        "windows": Windows(core),
     }
 
 

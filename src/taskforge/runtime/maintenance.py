@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from taskforge.errors import TaskForgeError
-from taskforge.postgres import maintenance
+from taskforge.postgres import limits, maintenance
 from taskforge.postgres.maintenance import Look
 from taskforge.runtime.duties import Duties, all_duties
 from taskforge.services.core import Core
@@ -199,6 +199,8 @@ class Maintenance:
         below = await maintenance.count_below_floors(database)
         if below:
             _log.error("floors.broken", extents=below)
+        if drift := await limits.count_drift(database):
+            _log.error("limits.drifted", rows=drift)
         await maintenance.sweep(database, keep=self._retention, limit=_SWEEP_LIMIT)
         with suppress(TaskForgeError):
             while await maintenance.prune(database, keep=self._retention) is not None:

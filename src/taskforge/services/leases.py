@@ -33,13 +33,20 @@ async def register(core: Core, ctx: Context, worker: RegisterWorker) -> Registra
     return Registration(worker_id, core.worker_ttl.total_seconds(), queue_ids)
 
 
-async def claim(core: Core, worker_id: int, queue_ids: Sequence[int], *, want: int) -> list[Lease]:
+async def claim(
+    core: Core, worker_id: int, queue_ids: Sequence[int], *, want: int, startable: int | None = None
+) -> list[Lease]:
     """Lease up to `want` jobs, highest priority first, then oldest. Committed before it returns.
+
+    Of queues and keys with a limit no more than `startable` are taken, which is what the worker could start at once, so
+    that nobody sits on slots that another could use; `want` if not given.
 
     One round trip; grows with what is taken, not with the backlog; never waits for another claim.
     Raises WorkerLost when the registration is gone. Nothing to do is [].
     """
-    return await claims.claim(core.database, worker_id, queue_ids, want)
+    return await claims.claim(
+        core.database, worker_id, queue_ids, want=want, startable=want if startable is None else startable
+    )
 
 
 async def fetch_payloads(core: Core, worker_id: int, fence: int, ids: Sequence[int]) -> dict[int, bytes]:
@@ -52,8 +59,10 @@ async def finish(core: Core, worker_id: int, reports: Sequence[LeaseReport]) -> 
 
     Jobs that were no longer this worker's are listed as stale and changed nothing.
     """
-    stale = await finishes.finish(core.database, worker_id, reports)
+    stale, freed = await finishes.finish(core.database, worker_id, reports)
     core.endings.heard(reports)
+    if freed:
+        core.wakeups.jobs_ready(freed)
     return FinishResult(stale)
 
 

@@ -236,7 +236,9 @@ class _Plan:
                 answer.ids = mine
                 answer.state = _state(lane)
         seen: dict[tuple[UUID, str], KeyedDraft] = {}
-        self._keyed.sort(key=lambda entry: (entry[0].queue_id, entry[0].priority, entry[0].place))
+        self._keyed.sort(
+            key=lambda entry: (entry[0].queue_id, entry[0].priority, entry[0].place, entry[0].key or "")
+        )
         for lane, group, answer, offer in self._keyed:
             runs, [mine] = lay_out(lane, [group], ids)
             offer.job_id = mine[0]
@@ -289,7 +291,13 @@ def _entries(batch: Sequence[Submission]) -> list[Entry]:
 
 
 def _lane(submission: Submission, draft: JobDraft) -> Lane:
-    return Lane(submission.tenant_id, submission.queue_ids[draft.queue_name], draft.priority, _place(draft))
+    return Lane(
+        submission.tenant_id,
+        submission.queue_ids[draft.queue_name],
+        draft.priority,
+        _place(draft),
+        None if draft.terms is None else draft.terms.concurrency_key,
+    )
 
 
 def _place(draft: JobDraft) -> Place:

@@ -104,7 +104,7 @@ class Producer:
         worker_id = self._standing.worker_id
         await self._doubts.settle(worker_id)
         try:
-            leases = await self._source.claim(worker_id, want)
+            leases = await self._source.claim(worker_id, want=want, startable=self._startable())
         except (Unavailable, OSError, TimeoutError):
             self._doubts.arise()
             raise
@@ -120,6 +120,10 @@ class Producer:
         if stock >= self._slots.low and (stock or not idle):
             return 0
         return idle + self._prefetch - stock
+
+    def _startable(self) -> int:
+        """How many jobs would start at once if they came now."""
+        return max(0, len(self._slots.idle) - len(self._slots.stock))
 
     def _measure(self) -> None:
         now = time.monotonic()

@@ -18,8 +18,8 @@ class Source(Protocol):
 
     async def register(self) -> Registration: ...
 
-    async def claim(self, worker_id: int, want: int) -> list[Lease]:
-        """Up to `want` jobs of the registered queues; [] when there are none."""
+    async def claim(self, worker_id: int, *, want: int, startable: int) -> list[Lease]:
+        """Up to `want` jobs of the registered queues, of limited ones up to `startable`; [] when there are none."""
 
     async def disown(self, worker_id: int, *, above: int, known: Sequence[int]) -> int:
         """Give back the leases with a fence above `above` that are not `known`; how many jobs that were."""
@@ -58,8 +58,8 @@ class DirectSource:
         self.queue_ids = registration.queue_ids
         return registration
 
-    async def claim(self, worker_id: int, want: int) -> list[Lease]:
-        return await leases.claim(self._core, worker_id, self.queue_ids, want=want)
+    async def claim(self, worker_id: int, *, want: int, startable: int) -> list[Lease]:
+        return await leases.claim(self._core, worker_id, self.queue_ids, want=want, startable=startable)
 
     async def disown(self, worker_id: int, *, above: int, known: Sequence[int]) -> int:
         return await leases.disown(self._core, worker_id, above=above, known=known)

@@ -15,7 +15,7 @@ from taskforge.postgres.sql import queries
 from tests.support.engine import AnyConnection, Engine, Worker, buffers
 
 BACKLOG = 50_000
-CLAIM = "select * from taskforge.claim($1, $2, $3)"
+CLAIM = "select * from taskforge.claim($1, $2, $3, $3)"
 
 
 @asynccontextmanager

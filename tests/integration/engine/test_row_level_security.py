@@ -32,6 +32,7 @@ MAY = {
     "lanes": ("", "SIUD", "SI"),
     "leases": ("", "SIUD", "SU"),
     "moved_jobs": ("", "", "SID"),
+    "limits": ("", "SIU", "S"),
     "outcomes": ("", "SI", "SID"),
     "parked": ("I", "SIUD", "SIUD"),
     "partitions": ("", "", ""),
@@ -57,6 +58,7 @@ WITHOUT_TENANT = {"duty_times", "enqueue_blocks", "floors", "partitions", "schem
 COLUMNS = {
     ("taskforge_ingest", "queues", "queue_id", "SELECT"),
     ("taskforge_ingest", "queues", "deleted_at", "SELECT"),
+    ("taskforge_dispatch", "queues", "has_keys", "UPDATE"),
     ("taskforge_app", "jobs", "queue_id", "UPDATE"),
     ("taskforge_app", "jobs", "priority", "UPDATE"),
     ("taskforge_app", "jobs", "payload", "UPDATE"),
@@ -88,6 +90,8 @@ CALLED_BY_INGEST = {
     "decide_slots",
     "fire_waiting",
     "fire_now",
+    "ensure_keys",
+    "touch_limits",
 }
 CALLED_BY_APP_AS_DISPATCH = {
     "follow_up",
@@ -95,6 +99,8 @@ CALLED_BY_APP_AS_DISPATCH = {
     "seal_group",
     "ask_to_cancel_group",
     "group_state",
+    "key_of",
+    "wait_again",
 }
 OWNED_BY_INGEST = {"store_few"}
 CALLED_BY_CLIENT = {"enqueue"}
@@ -240,6 +246,7 @@ ROWS = (
     "insert into moved_jobs (tenant_id, queue_id, job_id) values ($2, 1, $1)",
     "insert into bulk_operations (tenant_id, verb, filter, arguments, state, created_by, upto, total,"
     " is_total_exact) values ($2, 'cancel', '{}', '{}', 4, 'a', $1, 0, true)",
+    "insert into limits (tenant_id, queue_id) select $2, 0 where $1 > 0",
 )
 
 
@@ -354,7 +361,7 @@ async def test_a_client_may_enqueue_and_nothing_else(engine: Engine) -> None:
         async with connection.transaction():
             await connection.execute("set local role taskforge_client")
             await connection.fetch("select taskforge.enqueue($1, $2)", engine.ctx.tenant_id, draft)
-        for statement in ("select * from taskforge.jobs", "select * from taskforge.claim(1, '{1}', 1)"):
+        for statement in ("select * from taskforge.jobs", "select * from taskforge.claim(1, '{1}', 1, 1)"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 async with connection.transaction():
                     await connection.execute("set local role taskforge_client")

@@ -72,7 +72,7 @@ class MemorySource:
     async def register(self) -> Registration:
         return Registration(1, 10.0, (1,))
 
-    async def claim(self, worker_id: int, want: int) -> list[Lease]:
+    async def claim(self, worker_id: int, *, want: int, startable: int) -> list[Lease]:
         self.wanted.append(want)
         self._note()
         return self.ready.pop(0) if self.ready else []

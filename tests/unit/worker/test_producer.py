@@ -156,7 +156,7 @@ async def test_a_lost_registration_stops_claims_until_there_is_another(rig) -> N
 async def test_jobs_claimed_under_an_old_registration_are_not_run(rig, lease) -> None:
     async with producing(rig, quick, start=False) as (r, producer):
 
-        async def claim(worker_id: int, want: int):
+        async def claim(worker_id: int, *, want: int, startable: int):
             r.standing.worker_id += 1
             return [lease("quick")]
 

@@ -6,7 +6,8 @@ set search_path = taskforge, pg_temp
 set enable_seqscan = off
 set jit = off
 as $$
-  select null::text, null::double precision where false
+  select 'windows', extract(epoch from first.opens_at - clock_timestamp())::double precision
+  from (select opens_at from limits where opens_at is not null order by opens_at limit 1) as first
   union all
   select 'webhooks', extract(epoch from first.due_at - clock_timestamp())::double precision
   from (select due_at from deliveries where state = 1 order by due_at limit 1) as first

@@ -202,6 +202,7 @@ begin
           count(*) over (partition by queue_id) as lanes
         from heads where returned_at is not null or fresh_at is not null
       )
+      select * from (
       select w.queue_id, w.priority, w.returned_floor, w.fresh_floor, w.returned_at, w.fresh_at, w.queue_priority, w.queue,
         t.turn, false as is_keyed, t.turn = 0 as takes_half
       from waiting w cross join (values (0), (2)) as t (turn)
@@ -214,6 +215,7 @@ begin
       from queues q cross join (values (1), (3)) as t (turn)
       where q.tenant_id = v_share.tenant_id and q.queue_id = any (p_queues) and q.has_keys and not q.paused
         and exists (select from limits c where c.queue_id = q.queue_id and c.is_claimable)
+      ) as turns
       order by queue_priority desc, turn >= 2, priority desc, hashint4(queue_id # v_salt), turn
     loop
       exit when v_left <= 0;

@@ -75,7 +75,8 @@ begin
   elsif v_at.place = 'parked' and (v_due is not null or not v_is_timed) then
     is_parked := true;
     v_run_at := coalesce(v_due, v_at.run_at);
-    update parked set queue_id = v_queue, priority = v_priority, run_at = v_run_at
+    update parked set queue_id = v_queue, priority = v_priority, run_at = v_run_at,
+      key_id = key_of(p_tenant, v_queue, v_job.options)
     where id = p_id and tenant_id = p_tenant and (v_is_moved or v_is_timed);
     if v_queue <> v_at.queue_id then
       insert into flow (tenant_id, queue_id, scheduled, retrying, blocked)
@@ -96,14 +97,14 @@ begin
       v_state := 'scheduled';
       is_parked := true;
       v_run_at := v_due;
-      insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at)
-      values (p_id, p_tenant, v_queue, v_priority, v_at.attempt, 1, v_due);
+      insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at, key_id)
+      values (p_id, p_tenant, v_queue, v_priority, v_at.attempt, 1, v_due, key_of(p_tenant, v_queue, v_job.options));
       insert into flow (tenant_id, queue_id, scheduled) values (p_tenant, v_queue, 1);
     else
       v_state := 'pending';
       ready_in := v_queue;
-      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at)
-      values (v_queue, v_priority, 0, p_tenant, v_at.attempt, p_id, p_id, coalesce(v_at.ready_at, now()));
+      perform wait_again(
+        p_tenant, array[p_id], array[v_queue], array[v_priority], array[v_at.attempt], v_at.ready_at);
       insert into flow (tenant_id, queue_id, priority, ready) values (p_tenant, v_queue, v_priority, 1);
     end if;
   end if;

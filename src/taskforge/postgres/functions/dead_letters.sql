@@ -27,15 +27,12 @@ begin
     )
     insert into redrives (job_id, tenant_id, redriven_by, state, attempt, fence, finished_at)
     select id, tenant_id, p_actor, state, attempt, fence, finished_at from gone;
-    with returned as (
-      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-      select queue_id, priority, 0, tenant_id, 1, id, id from jobs
-      where id = any (v_ids) and tenant_id = p_tenant order by id
-      returning ready.priority
-    )
     insert into flow (tenant_id, queue_id, priority, ready, failed, retried)
-    select p_tenant, p_queue, priority, count(*), -count(*), count(*) from returned group by priority;
+    select p_tenant, p_queue, priority, count(*), -count(*), count(*) from jobs
+    where id = any (v_ids) and tenant_id = p_tenant group by priority;
     perform undo_follow_up(v_ids, array_fill(2::smallint, array[cardinality(v_ids)]));
+    perform wait_again(p_tenant, array_agg(id), array_agg(queue_id), array_agg(priority), array_agg(1::smallint))
+    from jobs where id = any (v_ids) and tenant_id = p_tenant;
   end if;
   return v_ids;
 end

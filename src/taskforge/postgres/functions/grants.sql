@@ -14,7 +14,11 @@ begin
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted', 'lock_place', 'cut_extent', 'place_name',
       'change_job', 'list_under', 'apply_bulk') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
-    elsif f.proname in ('follow_up', 'undo_follow_up', 'seal_group', 'ask_to_cancel_group', 'group_state') then
+    elsif f.proname = 'ensure_keys' then
+      execute format('grant execute on function %s to taskforge_ingest', f.signature);
+    elsif f.proname = 'touch_limits' then
+      execute format('grant execute on function %s to taskforge_ingest, taskforge_dispatch', f.signature);
+    elsif f.proname in ('follow_up', 'undo_follow_up', 'seal_group', 'ask_to_cancel_group', 'group_state', 'key_of', 'wait_again') then
       execute format('grant execute on function %s to taskforge_dispatch, taskforge_app', f.signature);
     elsif f.proname = 'open_lanes' then
       execute format('grant execute on function %s to taskforge_app', f.signature);

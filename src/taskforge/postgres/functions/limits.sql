@@ -32,8 +32,8 @@ begin
       heads := heads || v_slice;
       counts := counts || array_fill(0, array[21]);
     end if;
-    for k in greatest(heads[i + 1] + 1, v_slice - 20) .. v_slice loop
-      counts[v_base + k % 21 + 1] := 0;
+    for k in 0 .. least(v_slice - heads[i + 1], 21)::integer - 1 loop
+      counts[v_base + (v_slice - k) % 21 + 1] := 0;
     end loop;
     heads[i + 1] := v_slice;
     counts[v_base + v_slice % 21 + 1] := counts[v_base + v_slice % 21 + 1] + p_started;
@@ -42,10 +42,10 @@ begin
     if v_sum >= v_limit then
       -- The oldest slices make room when they have left the window.
       v_need := v_sum - v_limit + 1;
-      for k in v_slice - 20 .. v_slice loop
-        v_need := v_need - counts[v_base + k % 21 + 1];
+      for k in 0 .. 20 loop
+        v_need := v_need - counts[v_base + (v_slice - 20 + k) % 21 + 1];
         if v_need <= 0 then
-          v_opens := greatest(coalesce(v_opens, 0), (k + 21) * v_width);
+          v_opens := greatest(coalesce(v_opens, 0), (v_slice + 1 + k) * v_width);
           exit;
         end if;
       end loop;
@@ -115,7 +115,7 @@ $$;
 
 -- The key of a job as a row of `limits`; null for a job without one.
 create or replace function taskforge.key_of(p_tenant uuid, p_queue integer, p_options jsonb) returns bigint
-language plpgsql security invoker
+language plpgsql security definer
 set search_path = taskforge, pg_temp
 as $$
 declare
@@ -125,6 +125,35 @@ begin
     return null;
   end if;
   return (ensure_keys(array[p_tenant], array[p_queue], array[v_key]))[1];
+end
+$$;
+
+-- Jobs that were somewhere else wait in these lanes again, in the stream of what came back; arrays run parallel. Called
+-- last in its transaction, because it locks the rows of keys.
+create or replace function taskforge.wait_again(
+  p_tenant uuid, p_ids bigint[], p_queues integer[], p_priorities smallint[], p_attempts smallint[],
+  p_ready_at timestamptz default null
+) returns void
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_keys bigint[];
+begin
+  perform pg_current_xact_id();
+  select array_agg(key_of(p_tenant, u.queue_id, j.options) order by u.place) into v_keys
+  from unnest(p_ids, p_queues) with ordinality as u (id, queue_id, place)
+  left join jobs j on j.id = u.id and j.tenant_id = p_tenant;
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, key_id, ready_at)
+  select q, p, case when k is null then 0 else 2 end, p_tenant, a, id, id, k, coalesce(p_ready_at, now())
+  from unnest(p_ids, p_queues, p_priorities, p_attempts, v_keys) as u (id, q, p, a, k)
+  order by id;
+  v_keys := array_remove(v_keys, null);
+  if cardinality(v_keys) > 0 then
+    perform touch_limits(v_keys, array_fill(0, array[cardinality(v_keys)]));
+  end if;
 end
 $$;
 

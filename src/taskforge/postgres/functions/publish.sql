@@ -2,10 +2,13 @@
 -- The caller has drawn an xid before (see decision 0002): the sequence values drawn here must belong to a visible xid.
 
 drop function if exists taskforge.publish(uuid[], integer[], smallint[], bigint[], bigint[], boolean[]);
+drop function if exists taskforge.publish(uuid[], integer[], smallint[], bigint[], bigint[], smallint[]);
 
--- p_place: 0 ready, 1 scheduled, 3 blocked
+-- p_place: 0 ready, 1 scheduled, 3 blocked. p_key: rows of `limits`, null for a run without a key; the caller calls
+-- touch_limits for them at the end.
 create or replace function taskforge.publish(
-  p_tenant uuid[], p_queue integer[], p_priority smallint[], p_lo bigint[], p_hi bigint[], p_place smallint[]
+  p_tenant uuid[], p_queue integer[], p_priority smallint[], p_lo bigint[], p_hi bigint[], p_place smallint[],
+  p_key bigint[] default null
 ) returns void
 language plpgsql security invoker
 set search_path = taskforge, pg_temp
@@ -24,9 +27,9 @@ begin
   from unnest(p_tenant, p_lo, p_hi, p_queue, p_priority) as u (t, lo, hi, q, p),
     generate_series((lo - 1) / 4000000, (hi - 1) / 4000000) as n;  -- a span does not reach into the next partition
 
-  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-  select q, p, 1, t, 1, c.lo, least(c.lo + 999, u.hi)
-  from unnest(p_queue, p_priority, p_tenant, p_lo, p_hi, p_place) as u (q, p, t, lo, hi, place),
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, key_id)
+  select q, p, case when k is null then 1 else 3 end, t, 1, c.lo, least(c.lo + 999, u.hi), k
+  from unnest(p_queue, p_priority, p_tenant, p_lo, p_hi, p_place, p_key) as u (q, p, t, lo, hi, place, k),
     generate_series(u.lo, u.hi, 1000) as c (lo)
   where u.place = 0;
 
@@ -64,15 +67,16 @@ drop function if exists taskforge.park_new(
 
 create or replace function taskforge.park_new(
   p_id bigint[], p_tenant uuid[], p_queue integer[], p_priority smallint[], p_kind smallint[],
-  p_run_at timestamptz[], p_delay double precision[]
+  p_run_at timestamptz[], p_delay double precision[], p_key bigint[]
 ) returns void
 language sql security invoker
 set search_path = taskforge, pg_temp
 as $$
-  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at)
-  select id, t, q, p, 1, k,
+  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, key_id, run_at)
+  select id, t, q, p, 1, k, key,
     case k when 3 then 'infinity' else greatest(clock_timestamp(), coalesce(run_at, clock_timestamp() + make_interval(secs => coalesce(delay, 0)))) end
-  from unnest(p_id, p_tenant, p_queue, p_priority, p_kind, p_run_at, p_delay) as u (id, t, q, p, k, run_at, delay);
+  from unnest(p_id, p_tenant, p_queue, p_priority, p_kind, p_run_at, p_delay, p_key)
+    as u (id, t, q, p, k, run_at, delay, key);
 $$;
 
 -- Take idempotency keys in the order given (sorted, so that two batches cannot deadlock). Returns one row per key:

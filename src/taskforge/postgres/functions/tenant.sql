@@ -76,8 +76,9 @@ as $$
     delete from ready where queue_id = p_queue and priority = p_priority and stream = p_stream and seq = p_seq
     returning *
   )
-  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at)
-  select queue_id, priority, 0, tenant_id, attempt, rest.lo, rest.hi, ready_at
+  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at, key_id)
+  select queue_id, priority, case when key_id is null then 0 else 2 end, tenant_id, attempt, rest.lo, rest.hi, ready_at,
+    key_id
   from gone cross join lateral (values (gone.lo, p_id - 1), (p_id + 1, gone.hi)) as rest (lo, hi)
   where rest.lo <= rest.hi;
 $$;
@@ -191,24 +192,22 @@ begin
   perform refuse_deleted(v_at.queue_id);
   if v_at.place = 'parked' then
     delete from parked where id = p_id and tenant_id = p_tenant;
-    insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-    values (v_at.queue_id, v_at.priority, 0, p_tenant, v_at.attempt, p_id, p_id);
     insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
     values (p_tenant, v_at.queue_id, v_at.priority, 1, -(v_at.kind = 1)::int, -(v_at.kind = 2)::int);
     insert into job_changes (job_id, tenant_id, actor, verb, operation_id, before, after)
     values (p_id, p_tenant, p_actor, 'retry', p_operation,
       jsonb_build_object('state', place_name(v_at.place, v_at.kind), 'run_at', v_at.run_at), '{"state": "pending"}');
+    perform wait_again(p_tenant, array[p_id], array[v_at.queue_id], array[v_at.priority], array[v_at.attempt]);
     return 'retried';
   end if;
   delete from outcomes where id = p_id and tenant_id = p_tenant returning * into v_outcome;
   select priority into v_priority from jobs where id = p_id and tenant_id = p_tenant;
   insert into redrives (job_id, tenant_id, redriven_by, state, attempt, fence, finished_at)
   values (p_id, p_tenant, p_actor, v_outcome.state, v_outcome.attempt, v_outcome.fence, v_outcome.finished_at);
-  insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
-  values (v_at.queue_id, v_priority, 0, p_tenant, 1, p_id, p_id);
   insert into flow (tenant_id, queue_id, priority, ready, failed, cancelled, retried)
   values (p_tenant, v_at.queue_id, v_priority, 1, -(v_outcome.state = 2)::int, -(v_outcome.state = 3)::int, 1);
   perform undo_follow_up(array[p_id], array[v_outcome.state]);
+  perform wait_again(p_tenant, array[p_id], array[v_at.queue_id], array[v_priority], array[1::smallint]);
   return 'retried';
 end
 $$;

@@ -1,10 +1,10 @@
 -- The worker protocol. Functions in functions/{claim,finish,workers}.sql.
 
 -- name: register
-select taskforge.register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+select taskforge.register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: claim
-select * from taskforge.claim($1, $2, $3);
+select * from taskforge.claim($1, $2, $3, $4);
 
 -- name: large_payloads
 select * from taskforge.large_payloads($1, $2, $3);
@@ -18,14 +18,18 @@ select * from taskforge.sort_out($1, $2, $3, $4);
 -- name: follow_up
 select taskforge.follow_up($1, $2);
 
+-- name: touch_limits
+-- $1 rows of limits, $2 slots to give back to each. Last in its transaction.
+select taskforge.touch_limits($1, $2);
+
 -- name: record_attempts
 select taskforge.record_attempts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: park
-select taskforge.park($1, $2, $3, $4, $5, $6, $7);
+select taskforge.park($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: give_back
-select taskforge.give_back($1, $2, $3, $4, $5);
+select taskforge.give_back($1, $2, $3, $4, $5, $6);
 
 -- name: count_flow
 select taskforge.count_flow($1, $2, $3, $4, $5, $6, $7, $8, $9);

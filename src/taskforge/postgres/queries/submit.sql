@@ -5,14 +5,21 @@
 select nextval('taskforge.job_ids') from generate_series(1, $1);
 
 -- name: publish
-select taskforge.publish($1, $2, $3, $4, $5, $6);
+select taskforge.publish($1, $2, $3, $4, $5, $6, $7);
 
 -- name: store_few
 -- A transaction of its own: the function draws the xid itself.
 select taskforge.store_few($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
+-- name: ensure_keys
+select taskforge.ensure_keys($1, $2, $3);
+
+-- name: touch_limits
+-- $1 rows of limits, $2 slots to give back to each. Last in its transaction.
+select taskforge.touch_limits($1, $2);
+
 -- name: park_new
-select taskforge.park_new($1, $2, $3, $4, $5, $6, $7);
+select taskforge.park_new($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: take_keys
 select * from taskforge.take_keys($1, $2, $3, $4, $5);
