@@ -15,6 +15,7 @@ MEANINGS = {
     "floors.broken": "Extents lie below their floor. Must never happen: report it.",
     "hint.lost": "A wake-up for other processes could not be sent; they notice by polling.",
     "job.failed": "An attempt failed. `retry_in` is the back-off in seconds; none means a dead letter.",
+    "limits.drifted": "A limit counts something else than the leases under it. Must never happen: report it.",
     "listen.failed": "No connection for wake-ups; polling goes on, and connecting is tried again.",
     "listen.lost": "The connection for wake-ups was lost; polling goes on.",
     "maintenance.failed": "A pass of maintenance broke unexpectedly; the next one starts as usual.",

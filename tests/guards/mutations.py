@@ -23,6 +23,7 @@ SUBMIT = "test_submit_races.py::"
 FLOOR = "test_floor_rule.py::"
 SCHEDULES = "test_schedules.py::"
 TENANTS = "test_tenants.py::"
+LIMITS = "test_limits.py::"
 ROWS = "test_row_level_security.py::"
 
 MUTATIONS: dict[str, Mutation] = {
@@ -98,14 +99,38 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a claim reads as many jobs as it leased": Mutation(
         (CLAIM + "test_a_claim_that_cannot_read_every_job_it_took_is_aborted",),
-        function="claim",
+        function="hand_out",
         old="if coalesce(cardinality(ids), 0) <>",
         new="if false and 0 <>",
+    ),
+    "limits are counted under their lock": Mutation(
+        (LIMITS + "test_two_claims_at_once_do_not_share_the_last_slot",),
+        function="lock_limits",
+        old="select * into v_limit from limits where limit_id = v_row.limit_id;\n    v_most",
+        new="v_limit.in_use := 0;\n    v_most",
+    ),
+    "a lost worker gives its slots back": Mutation(
+        (LIMITS + "test_a_lost_worker_gives_its_slots_back_and_its_late_report_does_not_do_so_again",),
+        function="take_back",
+        old="if cardinality(v_limits) > 0 then",
+        new="if false then",
+    ),
+    "a first limit waits for claims that do not know of it": Mutation(
+        (LIMITS + "test_a_first_limit_waits_for_claims_that_do_not_know_of_it",),
+        function="adopt_leases",
+        old="pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_limit.adopts_after",
+        new="false",
+    ),
+    "the count of a rate": Mutation(
+        (LIMITS + "test_a_rate_limit_lets_no_more_start_in_any_window_and_opens_again",),
+        function="count_rate",
+        old="+ p_started",
+        new="",
     ),
     "a claim keeps to its tenant": Mutation(
         (TENANTS + "test_a_worker_is_handed_jobs_of_its_own_tenant_only",),
         function="claim",
-        old="q.tenant_id = v_tenant and ",
+        old="q.tenant_id = v_share.tenant_id and ",
     ),
     "a paused queue is left alone": Mutation(
         (TENANTS + "test_queues_of_one_name_are_apart",),

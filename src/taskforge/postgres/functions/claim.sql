@@ -123,6 +123,57 @@ begin
 end
 $$;
 
+-- The order in which a claim goes through lanes 1 to p_lanes, and the keyed parts of queues that follow them; negative: may
+-- take half of what is left. Queues of higher priority first; within a priority, half goes to the lane that has waited
+-- longest if it is older than its queue's ageing_seconds, half to keyed parts whose queue has other lanes, then all in turn.
+create or replace function taskforge.plan_turns(
+  p_queues queues[], p_lanes integer, p_returned_at timestamptz[], p_fresh_at timestamptz[]) returns integer[]
+language plpgsql stable security invoker
+as $$
+declare
+  v_turns integer[] := '{}';
+  v_all integer := cardinality(p_queues);
+  v_elder integer;
+  v_mates integer;
+  v_priority smallint;
+begin
+  if v_all = 1 then
+    return '{1}';
+  end if;
+  for v_priority in
+    select distinct (q).priority from unnest(p_queues) as q order by 1 desc
+  loop
+    for i in 1 .. v_all loop
+      continue when p_queues[i].priority <> v_priority;
+      v_elder := i;
+      v_mates := 0;
+      for k in 1 .. p_lanes loop
+        continue when p_queues[k].queue_id <> p_queues[i].queue_id;
+        v_mates := v_mates + 1;
+        if i <= p_lanes and least(p_returned_at[k], p_fresh_at[k]) < least(p_returned_at[v_elder], p_fresh_at[v_elder]) then
+          v_elder := k;
+        end if;
+      end loop;
+      if i > p_lanes then
+        v_turns := v_turns || case when v_mates > 0 then -i else i end;
+      elsif v_elder = i and v_mates > 1
+        and least(p_returned_at[i], p_fresh_at[i]) < now() - make_interval(secs =>
+          case when p_queues[i].settings ? 'ageing_seconds'
+            then (p_queues[i].settings ->> 'ageing_seconds')::double precision else 300 end)
+      then
+        v_turns := v_turns || -i;
+      end if;
+    end loop;
+    for i in 1 .. v_all loop
+      if p_queues[i].priority = v_priority then
+        v_turns := v_turns || i;
+      end if;
+    end loop;
+  end loop;
+  return v_turns;
+end
+$$;
+
 -- Lease up to p_want jobs of the given queues to a worker; of what is limited no more than p_startable, which is what the
 -- worker could start at once, so that nobody sits on slots that another could use.
 -- Queue priority first, then job priority, then oldest extent; equal queues take turns by chance. Half of a claim goes
@@ -146,19 +197,29 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-  v_left integer := p_want;
+  v_total integer := p_want;
   v_startable integer := p_startable;
-  v_lane record;
-  v_took record;
-  v_budget integer;
-  v_part integer;
   v_state smallint;
   v_tenant uuid;
   v_is_shared boolean;
-  v_total integer := p_want;
-  v_salt integer := (random() * 1e9)::integer;
   v_room claim_room;
   v_share record;
+  v_queues queues[];
+  v_priorities smallint[];
+  v_returned_floors bigint[];
+  v_fresh_floors bigint[];
+  v_returned_at timestamptz[];
+  v_fresh_at timestamptz[];
+  v_lanes integer;
+  v_left integer;
+  v_turn integer;
+  v_lane integer;
+  v_queue queues;
+  v_limits bigint[];
+  v_before integer;
+  v_part integer;
+  v_budget integer;
+  v_took record;
 begin
   select w.state, w.tenant_id, w.is_shared into v_state, v_tenant, v_is_shared
   from workers w where w.worker_id = p_worker;
@@ -183,83 +244,80 @@ begin
     union all
     select s.tenant_id, s.share from share_out(v_room, p_want) as s where v_is_shared
   loop
-    v_left := least(v_total, v_share.share);
     exit when v_total <= 0;
-    for v_lane in
-      with heads as (
-        -- Index: ready_pkey, from the floor up.
-        select l.queue_id, l.priority, l.returned_floor, l.fresh_floor,
+    v_left := least(v_total, v_share.share);
+    -- The lanes in which jobs wait. Index: ready_pkey, from the floor up.
+    select coalesce(array_agg(h.queue), '{}'), array_agg(h.priority), array_agg(h.returned_floor), array_agg(h.fresh_floor),
+      array_agg(h.returned_at), array_agg(h.fresh_at)
+    into v_queues, v_priorities, v_returned_floors, v_fresh_floors, v_returned_at, v_fresh_at
+    from (
+      select q as queue, l.priority, l.returned_floor, l.fresh_floor, head.returned_at, head.fresh_at
+      from queues q join lanes l on l.queue_id = q.queue_id
+      cross join lateral (
+        select
           (select r.ready_at from ready r where r.queue_id = l.queue_id and r.priority = l.priority and r.stream = 0
             and r.seq >= l.returned_floor order by r.seq limit 1) as returned_at,
           (select r.ready_at from ready r where r.queue_id = l.queue_id and r.priority = l.priority and r.stream = 1
-            and r.seq >= l.fresh_floor order by r.seq limit 1) as fresh_at,
-          q.priority as queue_priority, q as queue
-        from queues q join lanes l on l.queue_id = q.queue_id
-        where q.tenant_id = v_share.tenant_id and q.queue_id = any (p_queues) and not q.paused
-      ), waiting as (
-        select *, least(returned_at, fresh_at) as since,
-          row_number() over (partition by queue_id order by least(returned_at, fresh_at)) as elder,
-          count(*) over (partition by queue_id) as lanes
-        from heads where returned_at is not null or fresh_at is not null
-      )
-      select * from (
-      select w.queue_id, w.priority, w.returned_floor, w.fresh_floor, w.returned_at, w.fresh_at, w.queue_priority, w.queue,
-        t.turn, false as is_keyed, t.turn = 0 as takes_half
-      from waiting w cross join (values (0), (2)) as t (turn)
-      where t.turn = 2 or w.elder = 1 and w.lanes > 1 and w.since < now() - make_interval(secs =>
-        case when (w.queue).settings ? 'ageing_seconds' then ((w.queue).settings ->> 'ageing_seconds')::double precision
-          else 300 end)
-      union all
-      select q.queue_id, -1::smallint, 0, 0, null, null, q.priority, q, t.turn, true,
-        t.turn = 1 and exists (select from waiting w where w.queue_id = q.queue_id)
-      from queues q cross join (values (1), (3)) as t (turn)
-      where q.tenant_id = v_share.tenant_id and q.queue_id = any (p_queues) and q.has_keys and not q.paused
-        and exists (select from limits c where c.queue_id = q.queue_id and c.is_claimable)
-      ) as turns
-      order by queue_priority desc, turn >= 2, priority desc, hashint4(queue_id # v_salt), turn
-    loop
+            and r.seq >= l.fresh_floor order by r.seq limit 1) as fresh_at
+        offset 0
+      ) as head
+      where q.tenant_id = v_share.tenant_id and q.queue_id = any (p_queues) and not q.paused
+        and (head.returned_at is not null or head.fresh_at is not null)
+      order by q.priority desc, l.priority desc, random()
+    ) as h;
+    v_lanes := cardinality(v_queues);
+    if v_room is not null then
+      -- A queue that has keys comes after its lanes, as one more.
+      v_queues := v_queues || array(
+        select q from queues q
+        where q.tenant_id = v_share.tenant_id and q.queue_id = any (p_queues) and q.has_keys and not q.paused
+          and exists (select from limits c where c.queue_id = q.queue_id and c.is_claimable)
+        order by q.priority desc, random());
+    end if;
+
+    foreach v_turn in array plan_turns(v_queues, v_lanes, v_returned_at, v_fresh_at) loop
       exit when v_left <= 0;
-      v_part := case when v_lane.takes_half then (v_left + 1) / 2 else v_left end;
+      v_lane := abs(v_turn);
+      v_queue := v_queues[v_lane];
+      v_part := case when v_turn < 0 then (v_left + 1) / 2 else v_left end;
+      v_limits := null;
       if v_room is not null then
-        v_part := room_for(v_room, v_lane.queue_id, v_share.tenant_id, v_part, v_startable);
+        v_part := room_for(v_room, v_queue.queue_id, v_share.tenant_id, v_part, v_startable);
         continue when v_part <= 0;
+        v_limits := limits_of(v_room, v_queue.queue_id, v_share.tenant_id);
       end if;
-      if v_lane.is_keyed then
-        for v_took in select * from take_keyed(v_lane.queue, v_part, v_startable) loop
+      v_before := v_left;
+      if v_lane > v_lanes then
+        for v_took in select * from take_keyed(v_queue, v_part, v_startable) loop
           v_left := v_left - v_took.taken;
-          v_total := v_total - v_took.taken;
-          v_startable := v_startable - v_took.taken;
-          v_room := use_room(v_room, v_lane.queue_id, v_share.tenant_id, v_took.taken);
-          return query select * from hand_out(p_worker, v_lane.queue, v_took.priority, v_took.key_id,
-            v_took.key_id || limits_of(v_room, v_lane.queue_id, v_share.tenant_id),
+          return query select * from hand_out(p_worker, v_queue, v_took.priority, v_took.key_id, v_took.key_id || v_limits,
             v_took.attempts, v_took.los, v_took.his, v_took.taken);
         end loop;
-        continue;
+      else
+        -- What came back goes first but may take only half, so that a storm of retries cannot hold up fresh work.
+        -- Step 3 returns to what came back, for what fresh work has left over.
+        for v_step in 1 .. 3 loop
+          exit when v_part <= 0;
+          continue when (case v_step when 2 then v_fresh_at[v_lane] else v_returned_at[v_lane] end) is null;
+          continue when v_step = 3 and v_fresh_at[v_lane] is null;
+          v_budget := case when v_step = 1 and v_fresh_at[v_lane] is not null then (v_part + 1) / 2 else v_part end;
+          select * into v_took from take_extents(
+            v_queue.queue_id, v_priorities[v_lane], (case v_step when 2 then 1 else 0 end)::smallint,
+            case v_step when 2 then v_fresh_floors[v_lane] else v_returned_floors[v_lane] end, v_budget);
+          continue when v_took.taken = 0;
+          v_left := v_left - v_took.taken;
+          v_part := v_part - v_took.taken;
+          return query select * from hand_out(p_worker, v_queue, v_priorities[v_lane], null, v_limits,
+            v_took.attempts, v_took.los, v_took.his, v_took.taken);
+        end loop;
       end if;
-      -- What came back goes first but may take only half, so that a storm of retries cannot hold up fresh work.
-      -- Step 3 returns to what came back, for what fresh work has left over.
-      for v_step in 1 .. 3 loop
-        exit when v_part <= 0;
-        continue when (case v_step when 2 then v_lane.fresh_at else v_lane.returned_at end) is null;
-        continue when v_step = 3 and v_lane.fresh_at is null;
-        v_budget := case when v_step = 1 and v_lane.fresh_at is not null then (v_part + 1) / 2 else v_part end;
-        select * into v_took from take_extents(
-          v_lane.queue_id, v_lane.priority, (case v_step when 2 then 1 else 0 end)::smallint,
-          case v_step when 2 then v_lane.fresh_floor else v_lane.returned_floor end, v_budget);
-        continue when v_took.taken = 0;
-        v_left := v_left - v_took.taken;
-        v_total := v_total - v_took.taken;
-        v_part := v_part - v_took.taken;
-        if v_room is not null then
-          if limits_of(v_room, v_lane.queue_id, v_share.tenant_id) is not null then
-            v_startable := v_startable - v_took.taken;
-          end if;
-          v_room := use_room(v_room, v_lane.queue_id, v_share.tenant_id, v_took.taken);
-        end if;
-        return query select * from hand_out(p_worker, v_lane.queue, v_lane.priority, null,
-          case when v_room is not null then limits_of(v_room, v_lane.queue_id, v_share.tenant_id) end,
-          v_took.attempts, v_took.los, v_took.his, v_took.taken);
-      end loop;
+      v_total := v_total - (v_before - v_left);
+      if v_limits is not null then
+        v_room := use_room(v_room, v_queue.queue_id, v_share.tenant_id, v_before - v_left);
+      end if;
+      if v_limits is not null or v_lane > v_lanes then
+        v_startable := v_startable - (v_before - v_left);
+      end if;
     end loop;
   end loop;
 
