@@ -160,6 +160,7 @@ async def test_a_first_limit_waits_for_claims_that_do_not_know_of_it(engine: Eng
         await queues.update(engine.core, engine.ctx, "default", QueueChange(max_concurrency=6))
         aware = asyncio.create_task(claim(engine, await engine.register()))
         await asyncio.wait({aware}, timeout=5)
+        assert aware.done(), "it makes leases while others may be making them uncounted"
         assert await aware == []
     assert len(taken(await unaware)) == 5
     assert len(taken(await adopted(engine, worker))) == 1
