@@ -121,10 +121,10 @@ async def test_a_lost_database_is_asked_again(rig, lease, monkeypatch: pytest.Mo
     async with producing(rig, quick, start=False) as (r, producer):
         claim = r.source.claim
 
-        async def failing(worker_id: int, want: int):
+        async def failing(worker_id: int, *, want: int, startable: int):
             if failures:
                 raise failures.pop(0)
-            return await claim(worker_id, want)
+            return await claim(worker_id, want=want, startable=startable)
 
         r.source.claim = failing
         r.source.ready.append([lease("quick")])
@@ -138,7 +138,7 @@ async def test_a_lost_registration_stops_claims_until_there_is_another(rig) -> N
     async with producing(rig, quick, start=False) as (r, producer):
         claims = 0
 
-        async def gone(worker_id: int, want: int):
+        async def gone(worker_id: int, *, want: int, startable: int):
             nonlocal claims
             claims += 1
             raise WorkerLost("worker.gone", "gone")
