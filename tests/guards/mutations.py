@@ -5,6 +5,8 @@ A guard that can be removed without a red test is either not needed or not teste
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from tests.support.mutations import Mutation
 
 
@@ -16,6 +18,10 @@ def _unsorted(values: list[object], key: object = None) -> list[object]:
     return list(values)
 
 
+async def _end_of_time(connection: object) -> datetime:
+    return datetime(9999, 1, 1, tzinfo=UTC)
+
+
 STALE = "test_stale_workers.py::"
 CANCEL = "test_cancel_races.py::"
 CLAIM = "test_claim_races.py::"
@@ -25,6 +31,8 @@ SCHEDULES = "test_schedules.py::"
 TENANTS = "test_tenants.py::"
 LIMITS = "test_limits.py::"
 ROWS = "test_row_level_security.py::"
+CONTROL = "test_control_races.py::"
+BULK = "test_bulk.py::"
 
 MUTATIONS: dict[str, Mutation] = {
     "the fence of a report": Mutation(
@@ -148,6 +156,29 @@ MUTATIONS: dict[str, Mutation] = {
         function="lock_place",
         old="ranges @> p_id for update",
         new="ranges @> p_id",
+    ),
+    "a change holds what is parked": Mutation(
+        (CONTROL + "test_a_promotion_passes_by_a_job_that_is_being_changed",),
+        function="lock_place",
+        old="from parked where id = p_id and tenant_id = p_tenant for update",
+        new="from parked where id = p_id and tenant_id = p_tenant",
+    ),
+    "a change holds an outcome": Mutation(
+        (CONTROL + "test_a_move_and_a_retry_of_one_dead_letter_agree_on_its_queue_in_both_orders",),
+        function="lock_place",
+        old="from outcomes where id = p_id and tenant_id = p_tenant for update",
+        new="from outcomes where id = p_id and tenant_id = p_tenant",
+    ),
+    "a redrive holds the dead letters": Mutation(
+        (CLAIM + "test_two_redrives_at_once_bring_each_dead_letter_back_once",),
+        function="redrive",
+        old="order by id limit p_limit for update",
+        new="order by id limit p_limit",
+    ),
+    "a bulk operation leaves later jobs alone": Mutation(
+        (BULK + "test_lower_ids_that_are_submitted_later_are_left_alone",),
+        patch=("taskforge.postgres.bulk", "now"),
+        value=_end_of_time,
     ),
     "a promotion skips what is being cancelled": Mutation(
         (CANCEL + "test_a_promotion_passes_by_a_job_that_is_being_cancelled",),

@@ -32,6 +32,7 @@ _AT_ONCE = 20
 _PIECE = 250
 _LOOK = 2_000
 _LOOK_LEAST = 200
+_LOOKS = 10
 _RATE_STEP_SECONDS = 0.5
 _WATCH_STEP_SECONDS = 1.0
 _MAX_FAILURES = 100
@@ -106,6 +107,10 @@ class BulkRunner:
         selection = await service.resume(self._core, ctx, held)
         limit = min(_LOOK, max(_LOOK_LEAST, 2 * size))
         found = await service.look(connection, ctx, selection, after=held.cursor, limit=limit)
+        for _ in range(_LOOKS - 1):
+            if found.matches or found.is_end:
+                break
+            found = await service.look(connection, ctx, selection, after=found.reached, limit=_LOOK)
         ids = found.matches[:size]
         is_end = found.is_end and len(ids) == len(found.matches)
         cursor = found.reached if len(ids) == len(found.matches) else ids[-1]

@@ -68,10 +68,11 @@ for update skip locked;
 -- name: advance
 -- $3 cursor, $4 more done, $5 more failed, $6 failures to add, $7 state, $8 reason, $9 seconds this piece takes of the
 -- rate, $10 canary jobs to add, $11 seconds to watch them. What was missed of the rate for want of time is made up for by
--- at most a second's worth.
+-- at most a second's worth. Without a rate it is everybody else's turn first.
 update bulk_operations
 set cursor = $3, done = done + $4, failed = failed + $5, failures = failures || $6::jsonb, state = $7::smallint, reason = $8,
-  next_at = greatest(next_at, clock_timestamp() - interval '1 s') + make_interval(secs => $9),
+  next_at = case when $9::double precision > 0
+    then greatest(next_at, clock_timestamp() - interval '1 s') + make_interval(secs => $9) else clock_timestamp() end,
   canary_ids = canary_ids || $10::bigint[],
   watch_until = coalesce(clock_timestamp() + make_interval(secs => $11), watch_until),
   finished_at = case when $7::smallint > 3 then now() end
