@@ -16,7 +16,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from taskforge.bench import age, http, idle, latency, throughput
+from taskforge.bench import age, http, idle, latency, promotion, throughput
 from taskforge.bench.cluster import Cluster, cluster
 from taskforge.bench.figures import Figure
 from taskforge.bench.processes import quiet
@@ -34,10 +34,18 @@ class Sizes(msgspec.Struct, frozen=True):
     requests: int = 30_000
     latencies: int = 1_000
     idle_seconds: float = 30.0
+    due: int = 1_000_000
 
 
 QUICK = Sizes(
-    jobs=100_000, runs=1, backlog=200_000, extents=20_000, requests=5_000, latencies=200, idle_seconds=5.0
+    jobs=100_000,
+    runs=1,
+    backlog=200_000,
+    extents=20_000,
+    requests=5_000,
+    latencies=200,
+    idle_seconds=5.0,
+    due=50_000,
 )
 
 
@@ -73,6 +81,10 @@ async def _deep(database: Cluster, sizes: Sizes) -> list[Figure]:
     return await age.deep_backlog(database, waiting=sizes.backlog, runs=sizes.runs)
 
 
+async def _promotion(database: Cluster, sizes: Sizes) -> list[Figure]:
+    return await promotion.promotion(database, count=sizes.due, runs=sizes.runs)
+
+
 CASES: dict[str, Case] = {
     "end-to-end": _produce_and_work,
     "backlog": _work_off,
@@ -82,6 +94,7 @@ CASES: dict[str, Case] = {
     "idle": _idle,
     "snapshot": _snapshot,
     "deep": _deep,
+    "promotion": _promotion,
 }
 
 

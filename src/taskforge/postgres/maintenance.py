@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
@@ -36,8 +36,15 @@ class Look(Struct, frozen=True):
 
 
 class Promoted(Struct, frozen=True):
+    """How many, in which queues, and how far in the line of what is due that has come."""
+
     count: int
     queue_ids: tuple[int, ...]
+    upto: Place | None
+
+
+Place = tuple[datetime, int]
+"""A place in the line of parked jobs: when one is due, and its id."""
 
 
 async def survey(database: Database) -> Survey:
@@ -55,10 +62,12 @@ async def survey(database: Database) -> Survey:
     )
 
 
-async def promote(database: Database, *, limit: int) -> Promoted:
-    """Up to `limit` due jobs, oldest first, became claimable."""
-    [row] = await database.call(_MAINTENANCE["promote"], limit)
-    return Promoted(row["promoted"], tuple(row["queues"] or ()))
+async def promote(database: Database, *, limit: int, after: Place | None = None) -> Promoted:
+    """Up to `limit` due jobs, oldest first, became claimable; only such that stand behind `after`, if it is given."""
+    at, job_id = (None, 0) if after is None else after
+    [row] = await database.call(_MAINTENANCE["promote"], limit, at, job_id)
+    upto = None if row["last_at"] is None else (row["last_at"], row["last_id"])
+    return Promoted(row["promoted"], tuple(row["queues"] or ()), upto)
 
 
 async def reap(database: Database, *, ttl: timedelta, limit: int) -> dict[int, int]:

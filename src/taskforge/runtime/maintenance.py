@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 1.0
 _PROMOTE_BATCH = 1_000
 _PROMOTE_BATCHES_PER_PASS = 20
+_PROMOTE_FROM_THE_FRONT_SECONDS = 5.0
 _REAP_AT_ONCE = 20
 _REAP_SECONDS = 10.0
 _FLOOR_STEP = 1_000
@@ -68,6 +69,7 @@ class Maintenance:
         self._changed_since = 0
         self._partitions_for = -1
         self._blocks_for = -1
+        self._promoted_upto: maintenance.Place | None = None
         self._done_at: dict[str, float] = {}
 
     def set_active(self, active: bool) -> None:
@@ -145,9 +147,19 @@ class Maintenance:
         return True
 
     async def _promote(self) -> int:
+        """A bounded number of due jobs, so that the other duties have their turn.
+
+        While more is due than a pass takes, the next one goes on where it stopped; now and then, and whenever the end
+        is reached, it starts at the front again, for what was locked or committed late.
+        """
         total = 0
+        if self._is_due("promote_from_the_front", _PROMOTE_FROM_THE_FRONT_SECONDS):
+            self._promoted_upto = None
         for _ in range(_PROMOTE_BATCHES_PER_PASS):
-            promoted = await maintenance.promote(self._core.database, limit=_PROMOTE_BATCH)
+            promoted = await maintenance.promote(
+                self._core.database, limit=_PROMOTE_BATCH, after=self._promoted_upto
+            )
+            self._promoted_upto = promoted.upto if promoted.count == _PROMOTE_BATCH else None
             total += promoted.count
             if promoted.count:
                 self._core.wakeups.jobs_ready(promoted.queue_ids)

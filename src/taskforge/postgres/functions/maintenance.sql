@@ -1,7 +1,10 @@
 -- Due parked jobs become extents. Oldest first, bounded, safe to call from several processes at once.
--- Index: parked_due, read from the parked floor up.
-create or replace function taskforge.promote(p_limit integer)
-returns table (promoted integer, queues integer[])
+-- Index: parked_due, read from the parked floor up, or from where the call before has come to (its last_at and last_id):
+-- under a held snapshot the entries of what was promoted stay in the index, and each call would read them all again.
+drop function if exists taskforge.promote(integer);
+
+create or replace function taskforge.promote(p_limit integer, p_after timestamptz default null, p_after_id bigint default 0)
+returns table (promoted integer, queues integer[], last_at timestamptz, last_id bigint)
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 set enable_seqscan = off
@@ -12,6 +15,7 @@ set jit = off
 as $$
 declare
   v_ids bigint[];
+  v_times timestamptz[];
   v_tenants uuid[];
   v_queues integer[];
   v_priorities smallint[];
@@ -20,16 +24,18 @@ declare
   v_keys bigint[];
 begin
   with due as (
-    select id from parked
-    where run_at >= (select to_timestamp(floor / 1e6) from floors where name = 'parked') and run_at <= now()
-    order by run_at limit p_limit
+    select run_at, id from parked
+    where (run_at, id) > (
+      coalesce(p_after, (select to_timestamp(floor / 1e6) from floors where name = 'parked')), p_after_id)
+      and run_at <= now()
+    order by run_at, id limit p_limit
     for update skip locked
   ), gone as (
     delete from parked where id in (select id from due) returning *
   )
-  select array_agg(id), array_agg(tenant_id), array_agg(queue_id), array_agg(priority), array_agg(attempt), array_agg(kind),
-    array_agg(key_id)
-  into v_ids, v_tenants, v_queues, v_priorities, v_attempts, v_kinds, v_keys from gone;
+  select array_agg(id), array_agg(run_at), array_agg(tenant_id), array_agg(queue_id), array_agg(priority),
+    array_agg(attempt), array_agg(kind), array_agg(key_id)
+  into v_ids, v_times, v_tenants, v_queues, v_priorities, v_attempts, v_kinds, v_keys from gone;
   promoted := coalesce(cardinality(v_ids), 0);
   if promoted > 0 then
     perform taskforge.give_back(v_ids, v_tenants, v_queues, v_priorities, v_attempts, v_keys);
@@ -37,6 +43,7 @@ begin
     select t, q, p, count(*), -count(*) filter (where k = 1), -count(*) filter (where k = 2)
     from unnest(v_tenants, v_queues, v_priorities, v_kinds) as u (t, q, p, k) group by t, q, p;
     queues := array(select distinct unnest(v_queues));
+    select t, i into last_at, last_id from unnest(v_times, v_ids) as u (t, i) order by t desc, i desc limit 1;
     v_keys := array_remove(v_keys, null);
     if cardinality(v_keys) > 0 then
       perform taskforge.touch_limits(v_keys, array_fill(0, array[cardinality(v_keys)]));

@@ -4,7 +4,7 @@
 select * from taskforge.survey();
 
 -- name: promote
-select * from taskforge.promote($1);
+select * from taskforge.promote($1, $2, $3);
 
 -- name: reap
 select * from taskforge.reap($1, $2);
