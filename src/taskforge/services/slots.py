@@ -19,9 +19,10 @@ from taskforge.errors import TaskForgeError, Unavailable
 from taskforge.postgres import schedules, submit
 from taskforge.postgres.pool import Connection
 from taskforge.postgres.schedules import Decided, Due, Planned
-from taskforge.postgres.submit import Lane, Place, Run
+from taskforge.postgres.submit import Run
 from taskforge.services import jobs
 from taskforge.services.core import Core
+from taskforge.services.submitter import lane_of
 
 _log = structlog.get_logger(__name__)
 
@@ -124,7 +125,7 @@ async def _store(connection: Connection, by_id: dict[int, Schedule], decided: Se
         if one.verdict is Verdict.FIRED and one.job_id is not None and one.queue_id is not None:
             schedule = by_id[one.schedule_id]
             draft = schedule.definition.job
-            lane = Lane(schedule.tenant_id, one.queue_id, draft.priority, Place.READY)
+            lane = lane_of(schedule.tenant_id, one.queue_id, draft)
             group = JobGroup(structs.replace(draft, payload=b""), [draft.payload])
             runs += submit.lay_out(lane, [group], [range(one.job_id, one.job_id + 1)])[0]
     if runs:

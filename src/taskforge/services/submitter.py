@@ -222,7 +222,9 @@ class _Plan:
         self._keyed: list[tuple[Lane, JobGroup, GroupAnswer, KeyedDraft]] = []
         for submission, answers in zip(batch, self.answers, strict=True):
             for group, answer in zip(submission.groups, answers, strict=True):
-                lane = _lane(submission, group.draft)
+                lane = lane_of(
+                    submission.tenant_id, submission.queue_ids[group.draft.queue_name], group.draft
+                )
                 if group.draft.idempotency_key is None:
                     self._plain.setdefault(lane, []).append((group, answer))
                 else:
@@ -290,10 +292,11 @@ def _entries(batch: Sequence[Submission]) -> list[Entry]:
     return list(found.values())
 
 
-def _lane(submission: Submission, draft: JobDraft) -> Lane:
+def lane_of(tenant_id: UUID, queue_id: int, draft: JobDraft) -> Lane:
+    """Where a new job like this goes."""
     return Lane(
-        submission.tenant_id,
-        submission.queue_ids[draft.queue_name],
+        tenant_id,
+        queue_id,
         draft.priority,
         _place(draft),
         None if draft.terms is None else draft.terms.concurrency_key,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from msgspec import Raw, structs
 
@@ -19,6 +20,7 @@ from taskforge.domain.schedules import (
     Source,
     Tick,
 )
+from taskforge.domain.terms import Webhook
 from taskforge.errors import Conflict, NotFound
 from taskforge.postgres import schedules as memory
 from taskforge.postgres.schedules import Due
@@ -94,6 +96,21 @@ async def test_a_due_slot_becomes_a_job_and_the_schedule_moves_on(engine: Engine
     assert await slots.decide_due(engine.core) == 0
     await finish_last(engine)
     assert await engine.state(job_id) == "succeeded"
+
+
+async def test_a_schedules_job_keeps_the_terms_of_its_template(engine: Engine) -> None:
+    made = await create(
+        engine,
+        concurrency_key="customer-7",
+        result_retention_seconds=60.0,
+        webhook=Webhook("https://example.com/"),
+    )
+    await decide_at(engine, made.next_slot)
+    row = await engine.admin.fetchrow("select options -> 'terms' as terms from jobs")
+    terms = msgspec.json.decode(row["terms"])
+    assert (terms["concurrency_key"], terms["result_retention_seconds"]) == ("customer-7", 60.0)
+    assert terms["webhook"]["url"] == "https://example.com/"
+    assert await engine.admin.fetchval("select count(*) from followups where kind = 4") == 1
 
 
 async def test_two_schedulers_with_the_same_plan_fire_a_slot_once(engine: Engine, other: Engine) -> None:
