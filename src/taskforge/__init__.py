@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from taskforge.batching import Batch, callback
 from taskforge.bulk import BulkHandle
 from taskforge.domain.bulk import Canary
 from taskforge.domain.retry import RetryPolicy
+from taskforge.domain.terms import Webhook
 from taskforge.errors import TaskForgeError
 from taskforge.forge import TaskForge
 from taskforge.handles import JobCancelled, JobFailed, JobHandle, JobHandles
@@ -13,6 +15,7 @@ from taskforge.worker.answers import Cancel, Discard, Retry, Snooze
 from taskforge.worker.context import JobContext, current_job
 
 __all__ = [
+    "Batch",
     "BulkHandle",
     "Canary",
     "Cancel",
@@ -27,6 +30,8 @@ __all__ = [
     "Snooze",
     "TaskForge",
     "TaskForgeError",
+    "Webhook",
+    "callback",
     "current_job",
     "custom",
     "exponential",

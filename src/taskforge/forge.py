@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 from uuid import UUID
 
 from taskforge.api import Api
+from taskforge.batching import Batch, OnEnd, batch_draft
 from taskforge.bulk import Bulk
 from taskforge.clients import Client, DirectClient
 from taskforge.domain.jobs import DEFAULT_PRIORITY, JobDraft
@@ -198,6 +199,27 @@ class TaskForge:
     def bulk(self) -> Bulk:
         """One verb for many jobs: `forge.bulk.cancel(queue_name="mail", state="pending")`."""
         return Bulk(self)
+
+    def batch(
+        self,
+        name: str = "",
+        *,
+        on_success: OnEnd = None,
+        on_failure: OnEnd = None,
+        on_complete: OnEnd = None,
+        tags: Sequence[str] = (),
+    ) -> Batch:
+        """Jobs that belong together: `async with forge.batch(on_complete=report) as batch: await batch.add(...)`.
+
+        Callbacks go off at most once each: `on_failure` when the first job has failed for good, `on_complete` when all
+        have ended, `on_success` when all have succeeded. Each is a job type, `taskforge.callback(...)` or a URL.
+        """
+        draft = batch_draft(name, tags, on_success=on_success, on_failure=on_failure, on_complete=on_complete)
+        return Batch(self, draft=draft)
+
+    def batch_of(self, batch_id: str) -> Batch:
+        """A handle on a batch of this tenant that was made before."""
+        return Batch(self, batch_id=batch_id)
 
     def sync(self, work: Coroutine[Any, Any, T]) -> T:
         """Run an async call of this SDK from code without an event loop: `forge.sync(handle.result())`."""

@@ -34,38 +34,42 @@ class Submitter(Generic[P, R]):
     """Submits jobs of one type with certain options; made by `JobType.options`."""
 
     def __init__(self, job: JobType[P, Any, R], draft: JobDraft, connection: object = None) -> None:
-        self._job = job
+        self.job = job
         self._connection = connection
         self.draft = draft
+
+    def like(self, draft: JobDraft) -> Submitter[P, R]:
+        """The same, for jobs like `draft`."""
+        return Submitter(self.job, draft, self._connection)
 
     async def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Submit one job; durable when this returns (or, with a connection, when its transaction commits).
 
         Raises TypeError for arguments that the function itself would not take.
         """
-        [job_id] = await self._send([self._job.binding.write(args, kwargs)])
-        return self._job.handle(str(job_id))
+        [job_id] = await self._send([self.job.binding.write(args, kwargs)])
+        return self.job.handle(str(job_id))
 
     async def submit_many(self, calls: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> JobHandles[R]:
         """Submit a job for each call, all or nothing; a call is a dict of its keyword arguments or a tuple of its
         positional ones."""
         if self.draft.idempotency_key is not None and len(calls) > 1:
             raise ValueError("an idempotency key names one job; submit jobs with keys one by one")
-        payloads = list(self._job.binding.write_many(calls))
-        return JobHandles(self._job.handle, await self._send(payloads) if payloads else ())
+        payloads = list(self.job.binding.write_many(calls))
+        return JobHandles(self.job.handle, await self._send(payloads) if payloads else ())
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """As `submit`, for code that has no event loop; blocks until the job is durable."""
         if transactions.is_blocking(self._connection):
-            payload = self._job.binding.write(args, kwargs)
+            payload = self.job.binding.write(args, kwargs)
             [job_id] = transactions.enqueue_blocking(
-                self._connection, self._job.forge.tenant_id, self.draft, [payload]
+                self._connection, self.job.forge.tenant_id, self.draft, [payload]
             )
-            return self._job.handle(job_id)
-        return self._job.forge.sync(self.submit(*args, **kwargs))
+            return self.job.handle(job_id)
+        return self.job.forge.sync(self.submit(*args, **kwargs))
 
     async def _send(self, payloads: list[bytes]) -> Sequence[int] | Sequence[str]:
-        forge = self._job.forge
+        forge = self.job.forge
         if self._connection is None:
             client = await forge.client()
             return await client.submit(self.draft, payloads)

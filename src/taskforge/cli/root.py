@@ -9,6 +9,7 @@ from importlib.metadata import version
 import click
 
 from taskforge.cli import failures
+from taskforge.cli.batches import batches
 from taskforge.cli.bench import bench
 from taskforge.cli.bulk_operations import bulk
 from taskforge.cli.command import Common, Group
@@ -22,6 +23,7 @@ from taskforge.cli.queues import queues
 from taskforge.cli.schedules import schedules
 from taskforge.cli.server import server
 from taskforge.cli.token import token
+from taskforge.cli.webhooks import webhooks
 from taskforge.cli.worker import worker
 from taskforge.errors import TaskForgeError
 
@@ -55,6 +57,8 @@ for _command in (
     jobs,
     queues,
     schedules,
+    batches,
+    webhooks,
     dead_letters,
     bulk,
     bench,

@@ -31,6 +31,8 @@ def test_the_promised_commands_are_there() -> None:
         "jobs",
         "queues",
         "schedules",
+        "batches",
+        "webhooks",
         "dead-letters",
         "bulk",
         "bench",
@@ -43,6 +45,8 @@ def test_the_promised_commands_are_there() -> None:
         "jobs": "submit list show cancel retry tail",
         "queues": "list create show update delete pause resume health dead-letters redrive purge",
         "schedules": "create list show update delete pause resume run preview ticks",
+        "batches": "submit list show seal cancel",
+        "webhooks": "deliveries redeliver secrets",
         "config": "show",
     }.items():
         assert {f"{noun} {verb}" for verb in verbs.split()} <= nested
