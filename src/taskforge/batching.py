@@ -157,7 +157,8 @@ class Batch:
 
     async def progress(self) -> BatchView:
         """How far it is: its state, counts, share of jobs that have ended, and the callbacks that went off."""
-        return await (await self._forge.api()).call("GET", path_of("batches", self.id), reads=BatchView)
+        path = path_of("batches", self.id)
+        return await (await self._forge.api()).call("GET", path, reads=BatchView)
 
     async def wait(self, timeout: float | None = None) -> BatchView:
         """The batch once it has ended. Raises TimeoutError after `timeout` seconds (None: as long as it takes)."""
@@ -180,8 +181,8 @@ class Batch:
         return submitter.like(structs.replace(draft, terms=terms))
 
     async def _post(self, verb: str) -> BatchView:
-        api = await self._forge.api()
-        return await api.call("POST", path_of("batches", self.id, verb), reads=BatchView)
+        path = path_of("batches", self.id, verb)
+        return await (await self._forge.api()).call("POST", path, reads=BatchView)
 
     async def _make_queues(self, api: Api) -> None:
         for name in ("on_success", "on_failure", "on_complete"):

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from taskforge.domain.jobs import JobDraft, JobOptions
+from taskforge.domain.terms import JobTerms
 
 _CALL = "select * from taskforge.enqueue(cast(cast({} as text) as uuid), cast(cast({} as text) as jsonb))"
 _SUPPORTED = "an asyncpg, psycopg or SQLAlchemy connection or session"
@@ -84,6 +85,12 @@ def _drafts(draft: JobDraft, payloads: Sequence[bytes]) -> str:
         raise ValueError(
             "an idempotency key cannot be used inside a transaction; a unique key of yours in it can"
         )
+    terms = draft.terms
+    if terms is not None and terms.batch_id is not None:
+        raise ValueError(
+            "a job cannot join a batch inside your transaction: the batch would stay locked until that ends; "
+            "submit it after the commit"
+        )
     fields: dict[str, Any] = {
         name: value
         for name in (
@@ -91,7 +98,8 @@ def _drafts(draft: JobDraft, payloads: Sequence[bytes]) -> str:
         )
         if (value := getattr(draft, name)) is not None
     }  # fmt: skip
-    options = JobOptions(retry=draft.retry, tags=draft.tags, trace=draft.trace)
+    kept = None if terms is None or terms.webhook is None else JobTerms(webhook=terms.webhook)
+    options = JobOptions(retry=draft.retry, tags=draft.tags, trace=draft.trace, terms=kept)
     if options != JobOptions():
         fields["options"] = options
     return msgspec.json.encode(

@@ -22,6 +22,10 @@ async def _end_of_time(connection: object) -> datetime:
     return datetime(9999, 1, 1, tzinfo=UTC)
 
 
+def _fine(ip: object, rules: object) -> None:
+    return None
+
+
 STALE = "test_stale_workers.py::"
 CANCEL = "test_cancel_races.py::"
 CLAIM = "test_claim_races.py::"
@@ -30,6 +34,8 @@ FLOOR = "test_floor_rule.py::"
 SCHEDULES = "test_schedules.py::"
 TENANTS = "test_tenants.py::"
 LIMITS = "test_limits.py::"
+BATCH = "test_batches.py::"
+HOOKS = "test_webhooks.py::"
 ROWS = "test_row_level_security.py::"
 CONTROL = "test_control_races.py::"
 BULK = "test_bulk.py::"
@@ -246,6 +252,34 @@ MUTATIONS: dict[str, Mutation] = {
     "the policy checks what is written": Mutation(
         (ROWS + "test_nothing_can_be_planted_in_another_tenant",),
         statement="alter policy tenant on ready with check (true)",
+    ),
+    "ends are added to what the locked row counts": Mutation(
+        (BATCH + "test_two_last_members_that_end_at_once_end_the_batch_once",),
+        function="count_groups",
+        old="set succeeded = g.succeeded + v.succeeded",
+        new="set succeeded = (select s.succeeded from groups s where s.id = v.id) + v.succeeded",
+    ),
+    "a callback goes off once": Mutation(
+        (BATCH + "test_the_first_failure_is_told_at_once_and_the_next_is_not",),
+        function="fire_callbacks",
+        old=" and not g.fired ? v_name",
+    ),
+    "a sealed batch takes nobody in": Mutation(
+        (BATCH + "test_a_job_that_meets_the_seal_joins_or_is_refused",),
+        function="enter_groups",
+        old="when g.sealed_at is not null then 'sealed'",
+        new="when false then 'sealed'",
+    ),
+    "a piece of a stream comes in its turn": Mutation(
+        (BATCH + "test_pieces_of_a_stream_are_taken_once_each_and_in_their_order",),
+        function="enter_groups",
+        old="v.before <> g.received",
+        new="false",
+    ),
+    "the addresses of a name are vetted": Mutation(
+        (HOOKS + "test_a_name_that_leads_inside_is_not_followed",),
+        patch=("taskforge.domain.egress", "why_not_address"),
+        value=_fine,
     ),
     "ingest reads nothing back": Mutation(
         (

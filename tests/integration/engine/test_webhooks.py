@@ -239,6 +239,20 @@ async def test_a_closed_address_is_given_up_visibly_and_can_be_sent_again(
     assert [d.state for d in await deliveries(engine)] == ["delivered"]
 
 
+async def test_a_name_that_leads_inside_is_not_followed(
+    engine: Engine, server: Endpoint, secret: str
+) -> None:
+    async def inside(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    open_wide = EgressPolicy(ports=frozenset({server.port}), allows_http=True)
+    await end_one(engine, succeeded, terms=hooked(f"http://hooks.example.com:{server.port}/"))
+    await WebhookSender(engine.core, egress=Egress(open_wide, resolver=inside)).run_once()
+    [delivery] = await deliveries(engine)
+    assert (delivery.state, server.connections) == ("failed", 0)
+    assert delivery.error == "egress_denied: the host has an address that is not a public address"
+
+
 async def test_a_message_is_given_up_after_three_days(engine: Engine, secret: str) -> None:
     async with endpoint(status(500)) as server:
         await end_one(engine, succeeded, terms=hooked(server.url))

@@ -6,6 +6,7 @@ import pytest
 from taskforge import TaskForge, transactions
 from taskforge.domain.jobs import JobDraft
 from taskforge.domain.retry import RetryKind, RetryPolicy
+from taskforge.domain.terms import JobTerms, Webhook
 
 
 def test_what_is_no_connection_is_refused_at_once(forge: TaskForge) -> None:
@@ -28,3 +29,12 @@ def test_payloads_travel_as_text() -> None:
     assert item["payload_text"] == '{"n":1.0}'
     assert item["options"] == {"retry": {"kind": "fixed", "base_seconds": 5.0}, "tags": ["a"]}
     assert "max_attempts" not in item
+
+
+def test_a_batch_cannot_be_joined_inside_a_transaction_but_a_webhook_can_be_named() -> None:
+    draft = JobDraft("default", "send", b"", terms=JobTerms(batch_id="1"))
+    with pytest.raises(ValueError, match="cannot join a batch"):
+        transactions._drafts(draft, [b"{}"])
+    told = JobDraft("default", "send", b"", terms=JobTerms(webhook=Webhook("https://example.com/")))
+    [item] = msgspec.json.decode(transactions._drafts(told, [b"{}"]))
+    assert item["options"]["terms"]["webhook"]["url"] == "https://example.com/"

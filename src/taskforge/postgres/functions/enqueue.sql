@@ -52,6 +52,9 @@ begin
       convert_to(coalesce(v_draft ->> 'payload_text', (v_draft -> 'payload')::text, 'null'), 'UTF8'),
       nullif(v_draft -> 'options', 'null'::jsonb));
     insert into spans (tenant_id, lo, hi, queue_id, priority) values (p_tenant, v_id, v_id, v_queue, v_priority);
+    if jsonb_typeof(v_draft -> 'options' -> 'terms' -> 'webhook') = 'object' then
+      insert into followups (lo, hi, kind, tenant_id) values (v_id, v_id, 4, p_tenant);
+    end if;
     if v_run_at is null then
       insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, key_id)
       values (v_queue, v_priority, case when v_key is null then 1 else 3 end, p_tenant, 1, v_id, v_id, v_key);

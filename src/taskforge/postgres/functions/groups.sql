@@ -267,7 +267,9 @@ begin
   perform pg_current_xact_id();
   for round in 1 .. 5 loop
     with gone as (
-      delete from parked where id between v_lo and v_hi and tenant_id = g.tenant_id returning *
+      delete from parked where id in (
+        select id from parked where id between v_lo and v_hi and tenant_id = g.tenant_id order by id for update)
+      returning *
     ), ended as (
       insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)
       select id, tenant_id, queue_id, 3, attempt - 1, now() from gone
