@@ -10,6 +10,7 @@ MEANINGS = {
     "database.away": "The embedded database was lost and cannot be started yet; it is tried again.",
     "database.starting": "The embedded database is being started or brought back.",
     "dead_letters.expired": "Dead letters were purged because their queue keeps them no longer than this.",
+    "dependencies.orphans": "Blocked jobs wait for no parent. Must never happen: report it.",
     "duty.failed": "A periodic duty broke; it is tried again when it is due next. The traceback says where.",
     "duty.interrupted": "A periodic duty could not go on, mostly because the database was away; it is tried again.",
     "floors.broken": "Extents lie below their floor. Must never happen: report it.",

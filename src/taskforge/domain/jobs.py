@@ -147,6 +147,8 @@ class JobView(Struct, frozen=True):
     error: AttemptView | None = None
     attempts: tuple[AttemptView, ...] = ()
     progress: ProgressView | None = None
+    reason: str | None = None
+    """Why it ended without a handler's having said so."""
     cancel_requested: bool = False
     idempotency_key: str | None = None
     worker: str | None = None

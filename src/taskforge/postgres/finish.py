@@ -70,13 +70,13 @@ async def finish(
             await connection.copy_to_table(
                 "outcomes", schema_name="taskforge", columns=_COLUMNS, source=stream(parts), format="binary"
             )
-        await _follow_up(connection, valid, accepted)
+        ready = await _follow_up(connection, valid, accepted)
         if stale:
             await connection.execute(
                 _LEASES["record_stale"], worker_id, [fence for fence, _ in stale], [job for _, job in stale]
             )
         freed = await _give_slots_back(connection, list(accepted.values()))
-    return stale, freed
+    return stale, [*ready, *freed]
 
 
 async def _give_slots_back(connection: Connection, settled: Sequence[_Settled]) -> list[int]:
@@ -123,8 +123,9 @@ async def _settle(
 
 async def _follow_up(
     connection: Connection, reports: Sequence[LeaseReport], accepted: dict[int, _Settled]
-) -> None:
-    """What hangs on the end of jobs, after their outcomes were written: one round trip, if there is any."""
+) -> list[int]:
+    """What hangs on the end of jobs, after their outcomes were written: one round trip, if there is any. Returns the
+    queues in which jobs became ready by it."""
     ids: list[int] = []
     states: list[int] = []
     for report in reports:
@@ -134,8 +135,10 @@ async def _follow_up(
                 if (state := _end_state(outcome, outcome.job_id in settled.cancel_requested)) is not None:
                     ids.append(outcome.job_id)
                     states.append(state)
-    if ids:
-        await connection.execute(_LEASES["follow_up"], ids, states)
+    if not ids:
+        return []
+    queues: list[int] = await connection.fetchval(_LEASES["follow_up"], ids, states)
+    return queues
 
 
 def _end_state(outcome: Outcome, is_cancelled: bool) -> int | None:

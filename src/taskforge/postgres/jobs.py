@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 
 from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import AttemptView, JobFilter, JobOptions, JobState, JobView, ProgressView
+from taskforge.domain.terms import OnFailure
 from taskforge.postgres.pool import Connection
 from taskforge.postgres.sql import queries
 
@@ -109,6 +110,19 @@ async def cancel(connection: Connection, tenant_id: UUID, job_id: int, actor: st
     return str(await connection.fetchval(_JOBS["cancel"], tenant_id, job_id, actor))
 
 
+async def existing(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> set[int]:
+    """Those of the ids that are jobs of the tenant."""
+    return {row["id"] for row in await connection.fetch(_JOBS["existing"], tenant_id, ids)}
+
+
+async def parents(
+    connection: Connection, tenant_id: UUID, job_id: int, *, after: int, limit: int
+) -> list[tuple[int, OnFailure, bool]]:
+    """Parents of a job by id, what their failure means, and whether the job still waits for them."""
+    rows = await connection.fetch(_JOBS["parents"], tenant_id, job_id, after, limit)
+    return [(row["parent_id"], _ON_FAILURE[row["on_failure"]], row["state"] in (0, 2)) for row in rows]
+
+
 async def retry(connection: Connection, tenant_id: UUID, job_id: int, actor: str) -> str:
     """`retried`, `succeeded`, `active`, `not_found` or `busy`."""
     return str(await connection.fetchval(_JOBS["retry"], tenant_id, job_id, actor))
@@ -163,6 +177,9 @@ def _with_payload(document: str, payload: bytes | None) -> dict[str, Raw]:
     return found if payload is None else found | {"payload": Raw(payload)}
 
 
+_ON_FAILURE: Final[dict[int, OnFailure]] = {1: "cancel", 2: "block", 3: "run", 4: "only"}
+
+
 def _attempt(row: asyncpg.Record) -> AttemptView:
     return AttemptView(
         attempt=row["attempt"],
@@ -194,6 +211,7 @@ def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
         timeout_seconds=row["timeout_seconds"],
         tags=options.tags,
         submitted_at=row["submitted_at"],
+        reason=row["reason"],
         run_at=None if state is JobState.BLOCKED else row["run_at"],
         started_at=started_at,
         finished_at=row["finished_at"],

@@ -99,6 +99,13 @@ async def roll_up(database: Database, first: Look, *, age: timedelta) -> int:
     return int(row[0])
 
 
+async def count_orphans(database: Database) -> int:
+    """How many blocked jobs wait for no parent. Must be 0."""
+    [row] = await database.call(_MAINTENANCE["count_orphans"])
+    orphans: int = row[0]
+    return orphans
+
+
 async def count_below_floors(database: Database) -> int:
     """Extents that a claim would never see. The floor rule promises 0."""
     [row] = await database.call(_MAINTENANCE["count_below_floors"])

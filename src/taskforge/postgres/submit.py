@@ -10,11 +10,12 @@ from datetime import timedelta
 from enum import IntEnum
 from uuid import UUID
 
+import asyncpg
 import msgspec
 from msgspec import Struct
 
-from taskforge.domain.jobs import JobDraft, JobGroup, JobOptions
-from taskforge.errors import Unavailable
+from taskforge.domain.jobs import JobDraft, JobGroup, JobOptions, JobState
+from taskforge.errors import FieldError, Invalid, Unavailable
 from taskforge.postgres import groups
 from taskforge.postgres.copy import FLOAT8, INT2, INT4, LENGTH, NULL, ROW_START, field, stream
 from taskforge.postgres.pool import Connection, Database
@@ -24,6 +25,8 @@ _SUBMIT = queries("submit")
 _PLAIN_COLUMNS = ["id", "tenant_id", "queue_id", "priority", "job_type", "payload"]
 _ALL_COLUMNS = [*_PLAIN_COLUMNS, "max_attempts", "timeout_seconds", "options"]
 _FEW = 100
+ON_FAILURE = {"cancel": 1, "block": 2, "run": 3, "only": 4}
+SETTLED = {0: JobState.PENDING, 1: JobState.SCHEDULED, 3: JobState.CANCELLED}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -52,6 +55,8 @@ class Run(Struct):
     first: int
     parts: list[tuple[JobDraft, Sequence[bytes]]]
     size: int = 0
+    settled: dict[int, JobState] = msgspec.field(default_factory=dict)
+    """Jobs that turned out to be somewhere else than in the lane's place: children of parents that had ended."""
 
     @property
     def last(self) -> int:
@@ -173,10 +178,50 @@ async def publish(connection: Connection, runs: Sequence[Run]) -> None:
         [(run, key) for run, key in zip(runs, keys, strict=True) if run.lane.place is not Place.READY],
         connection,
     )
+    if any(run.lane.place is Place.BLOCKED for run in runs):
+        await _await_parents(runs, connection)
     if not is_plain and (hanging := hanging_on(runs)):
         await groups.hang(connection, hanging)
     if touched := sorted({key for key in keys if key is not None}):
         await connection.execute(_SUBMIT["touch_limits"], touched, [0] * len(touched))
+
+
+async def _await_parents(runs: Sequence[Run], connection: Connection) -> None:
+    """The edges of children; those whose parents have all ended wait no longer, which is noted on their runs.
+
+    Raises Invalid `job.parent_not_found` when a parent was purged since it was looked up.
+    """
+    edges: list[tuple[UUID, int, int, int]] = []
+    for run in runs:
+        child = run.first
+        for draft, payloads in run.parts:
+            for child_id in range(child, child + len(payloads)):
+                edges += [
+                    (run.lane.tenant_id, child_id, int(parent.job_id), ON_FAILURE[parent.on_failure])
+                    for parent in (draft.terms.depends_on if draft.terms is not None else ())
+                ]
+            child += len(payloads)
+    try:
+        rows = await connection.fetch(
+            _SUBMIT["await_parents"], *(list(part) for part in zip(*edges, strict=True))
+        )
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != "TF004":
+            raise
+        raise parent_not_found(str(error.args[0])) from error
+    settled = {row["child_id"]: SETTLED[row["state"]] for row in rows}
+    for run in runs:
+        if run.lane.place is Place.BLOCKED:
+            run.settled = {
+                job_id: settled[job_id] for job_id in range(run.first, run.last + 1) if job_id in settled
+            }
+
+
+def parent_not_found(job_id: str, pointer: str = "/depends_on") -> Invalid:
+    detail = f'job "{job_id}" does not exist, so no job can depend on it'
+    return Invalid(
+        "job.parent_not_found", detail, fields=(FieldError(pointer, "job.parent_not_found", detail),)
+    )
 
 
 async def _ensure_keys(runs: Sequence[Run], connection: Connection) -> list[int | None]:

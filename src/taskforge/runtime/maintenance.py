@@ -211,6 +211,8 @@ class Maintenance:
         below = await maintenance.count_below_floors(database)
         if below:
             _log.error("floors.broken", extents=below)
+        if orphans := await maintenance.count_orphans(database):
+            _log.error("dependencies.orphans", jobs=orphans)
         if drift := await limits.count_drift(database):
             _log.error("limits.drifted", rows=drift)
         await maintenance.sweep(database, keep=self._retention, limit=_SWEEP_LIMIT)

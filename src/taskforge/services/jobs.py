@@ -10,6 +10,7 @@ from taskforge.domain.jobs import GroupAnswer, JobDraft, JobFilter, JobGroup, Jo
 from taskforge.domain.tenants import Context
 from taskforge.errors import Conflict, FieldError, Invalid, NotFound, TaskForgeError, Unavailable
 from taskforge.postgres import jobs
+from taskforge.postgres.submit import parent_not_found
 from taskforge.services import joining
 from taskforge.services.core import Core
 from taskforge.services.pages import Page
@@ -46,6 +47,7 @@ async def submit(
         for index, draft in enumerate(drafts):
             if index not in errors and (error := wrong.get(joining.batch_of(draft) or 0)) is not None:
                 errors[index] = _below_pointer(error, _pointer(drafts, index))
+    await _check_parents(core, ctx, drafts, errors)
     if errors and atomic:
         raise _refusal(errors, len(drafts))
     good = [draft for i, draft in enumerate(drafts) if i not in errors] if errors else drafts
@@ -77,6 +79,10 @@ async def submit_groups(
         )
     for error in (await joining.refusals(core, ctx, (group.draft for group in groups))).values():
         raise error
+    errors: dict[int, TaskForgeError] = {}
+    await _check_parents(core, ctx, [group.draft for group in groups], errors)
+    if errors:
+        raise errors[min(errors)]
     names = list({group.draft.queue_name for group in groups})
     look_up = core.directory.ensure if ensure_queues else core.directory.find
     queue_ids = await look_up(ctx.tenant_id, names)
@@ -199,6 +205,29 @@ def _check(core: Core, drafts: Sequence[JobDraft]) -> dict[int, TaskForgeError]:
         except Invalid as error:
             errors[index] = error
     return errors
+
+
+async def _check_parents(
+    core: Core, ctx: Context, drafts: Sequence[JobDraft], errors: dict[int, TaskForgeError]
+) -> None:
+    """A parent that does not exist is the item's own fault; one query for all, if any has parents."""
+    parents = {
+        int(parent.job_id)
+        for index, draft in enumerate(drafts)
+        if draft.terms is not None and index not in errors
+        for parent in draft.terms.depends_on
+    }
+    if not parents:
+        return
+    async with core.database.tenant(ctx.tenant_id) as connection:
+        known = await jobs.existing(
+            connection, ctx.tenant_id, [job_id for job_id in parents if job_id <= MAX_ID]
+        )
+    for index, draft in enumerate(drafts):
+        for place, parent in enumerate(draft.terms.depends_on if draft.terms is not None else ()):
+            if index not in errors and int(parent.job_id) not in known:
+                pointer = f"{_pointer(drafts, index)}/depends_on/{place}/job_id"
+                errors[index] = parent_not_found(parent.job_id, pointer)
 
 
 def _pointer(drafts: Sequence[JobDraft], index: int) -> str:

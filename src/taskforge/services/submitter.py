@@ -203,10 +203,15 @@ class Submitter:
                     await publish(connection, plan.runs)
                 if entries:
                     await groups.join(connection, entries, hanging_on(plan.runs))
+        settled = {job_id: state for run in plan.runs for job_id, state in run.settled.items()}
+        if settled:
+            plan.settle(settled)
         if ready := {run.lane.queue_id for run in plan.runs if run.lane.place is Place.READY}:
             self._on_ready(ready)
         if any(run.lane.place is not Place.READY for run in plan.runs):
             self._on_parked()
+        if settled:
+            self._on_ready({run.lane.queue_id for run in plan.runs if run.settled})
         return plan.answers
 
 
@@ -248,6 +253,13 @@ class _Plan:
             seen.setdefault((offer.tenant_id, offer.key), offer)
         # A key that a flush brings twice is offered once; the others are its replays.
         self.offers = list(seen.values())
+
+    def settle(self, states: dict[int, JobState]) -> None:
+        """Children whose parents had ended do not wait. Jobs of one group have the same parents, so the same fate."""
+        for answers in self.answers:
+            for answer in answers:
+                if answer.ids and answer.created and answer.ids[0] in states:
+                    answer.state = states[answer.ids[0]]
 
     def settle_keys(self) -> None:
         """After `take_keys`: new jobs join the runs, replays answer with the earlier job, the rest are refused."""
@@ -304,6 +316,8 @@ def lane_of(tenant_id: UUID, queue_id: int, draft: JobDraft) -> Lane:
 
 
 def _place(draft: JobDraft) -> Place:
+    if draft.terms is not None and draft.terms.depends_on:
+        return Place.BLOCKED
     if draft.run_at is not None or draft.delay_seconds:
         return Place.SCHEDULED
     return Place.READY

@@ -24,6 +24,7 @@ MAY = {
     "enqueue_blocks": ("", "SID", ""),
     "floors": ("", "SU", "S"),
     "flow": ("I", "SIUD", "SI"),
+    "edges": ("", "SIUD", "S"),
     "followups": ("I", "SID", "SID"),
     "groups": ("", "SIUD", "SI"),
     "idempotency": ("", "SIUD", "S"),
@@ -91,6 +92,7 @@ CALLED_BY_INGEST = {
     "fire_waiting",
     "fire_now",
     "ensure_keys",
+    "await_parents",
     "touch_limits",
 }
 CALLED_BY_APP_AS_DISPATCH = {
@@ -247,6 +249,7 @@ ROWS = (
     "insert into bulk_operations (tenant_id, verb, filter, arguments, state, created_by, upto, total,"
     " is_total_exact) values ($2, 'cancel', '{}', '{}', 4, 'a', $1, 0, true)",
     "insert into limits (tenant_id, queue_id) select $2, 0 where $1 > 0",
+    "insert into edges (child_id, parent_id, tenant_id, on_failure) values ($1::bigint, $1::bigint + 1, $2, 1)",
 )
 
 

@@ -14,7 +14,7 @@ begin
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted', 'lock_place', 'cut_extent', 'place_name',
       'change_job', 'list_under', 'apply_bulk') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
-    elsif f.proname = 'ensure_keys' then
+    elsif f.proname in ('ensure_keys', 'await_parents') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname = 'touch_limits' then
       execute format('grant execute on function %s to taskforge_ingest, taskforge_dispatch', f.signature);

@@ -72,8 +72,9 @@ create or replace function taskforge.park_new(
 language sql security invoker
 set search_path = taskforge, pg_temp
 as $$
-  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, key_id, run_at)
+  insert into parked (id, tenant_id, queue_id, priority, attempt, kind, key_id, not_before, run_at)
   select id, t, q, p, 1, k, key,
+    case k when 3 then coalesce(run_at, clock_timestamp() + make_interval(secs => delay)) end,
     case k when 3 then 'infinity' else greatest(clock_timestamp(), coalesce(run_at, clock_timestamp() + make_interval(secs => coalesce(delay, 0)))) end
   from unnest(p_id, p_tenant, p_queue, p_priority, p_kind, p_run_at, p_delay, p_key)
     as u (id, t, q, p, k, run_at, delay, key);

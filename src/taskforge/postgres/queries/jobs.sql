@@ -7,7 +7,7 @@ select j.id, j.job_type, j.priority, j.payload, j.options, j.submitted_at,
   coalesce(j.max_attempts, q.max_attempts) as max_attempts,
   coalesce(j.timeout_seconds, q.timeout_seconds) as timeout_seconds,
   q.name as queue_name,
-  o.state as outcome, o.attempt as outcome_attempt, o.started_at, o.finished_at, o.result, o.worker_id as outcome_worker,
+  o.state as outcome, o.reason, o.attempt as outcome_attempt, o.started_at, o.finished_at, o.result, o.worker_id as outcome_worker,
   p.kind as parked_kind, p.attempt as parked_attempt, p.run_at,
   r.attempt as ready_attempt,
   l.attempt as lease_attempt, l.leased_at, l.worker_id as lease_worker,
@@ -40,6 +40,15 @@ select a.*, w.name as worker
 from taskforge.attempts a left join taskforge.workers w on w.worker_id = a.worker_id and w.tenant_id = $1
 where a.tenant_id = $1 and a.job_id = any ($2::bigint[])
 order by a.job_id, a.finished_at, a.fence;
+
+-- name: existing
+-- $1 tenant, $2 ids. Index: jobs_pkey.
+select j.id from taskforge.jobs j where j.id = any ($2::bigint[]) and j.tenant_id = $1;
+
+-- name: parents
+-- $1 tenant, $2 child, $3 parents after this one, $4 limit. Index: edges_pkey.
+select parent_id, on_failure, state from taskforge.edges
+where tenant_id = $1 and child_id = $2 and parent_id > $3 order by parent_id limit $4;
 
 -- name: ended
 -- $1 tenant, $2 ids: which of them have ended, or do not exist.

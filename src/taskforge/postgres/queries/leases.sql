@@ -22,6 +22,9 @@ select taskforge.follow_up($1, $2);
 -- $1 rows of limits, $2 slots to give back to each. Last in its transaction.
 select taskforge.touch_limits($1, $2);
 
+-- name: parents_of
+select * from taskforge.parents_of($1, $2, $3);
+
 -- name: record_attempts
 select taskforge.record_attempts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 

@@ -18,6 +18,9 @@ select taskforge.raise_floors($1, $2, $3, $4);
 -- name: roll_up
 select taskforge.roll_up($1, $2, $3);
 
+-- name: count_orphans
+select taskforge.count_orphans();
+
 -- name: count_below_floors
 select taskforge.count_below_floors();
 

@@ -18,6 +18,10 @@ select taskforge.ensure_keys($1, $2, $3);
 -- $1 rows of limits, $2 slots to give back to each. Last in its transaction.
 select taskforge.touch_limits($1, $2);
 
+-- name: await_parents
+-- An entry per edge: $1 tenants, $2 children, $3 parents, $4 what a failure means.
+select * from taskforge.await_parents($1, $2, $3, $4);
+
 -- name: park_new
 select taskforge.park_new($1, $2, $3, $4, $5, $6, $7, $8);
 
