@@ -161,6 +161,7 @@ def print_job(common: Common, view: JobView) -> None:
             ("type", view.job_type),
             ("queue", view.queue_name),
             ("state", f"{view.state} (asked to stop)" if view.cancel_requested else view.state.value),
+            ("reason", view.reason),
             ("priority", view.priority),
             ("attempt", f"{view.attempt} of {view.max_attempts}"),
             ("timeout", f"{view.timeout_seconds:g} s"),

@@ -19,9 +19,12 @@ MAY = {
     "attempts": ("", "SI", "SD"),
     "bulk_operations": ("", "SD", "SIU"),
     "cancellations": ("", "SIUD", "SID"),
+    "contract_revisions": ("", "S", "SIU"),
+    "contracts": ("", "S", "SIU"),
     "deliveries": ("", "SIUD", "SU"),
     "duty_times": ("", "SU", ""),
     "enqueue_blocks": ("", "SID", ""),
+    "expiries": ("I", "SIUD", ""),
     "floors": ("", "SU", "S"),
     "flow": ("I", "SIUD", "SI"),
     "edges": ("", "SIUD", "S"),
@@ -48,6 +51,7 @@ MAY = {
     "spans": ("I", "I", "S"),
     "stale_reports": ("", "SID", ""),
     "tenants": ("", "S", "S"),
+    "uniques": ("", "SIUD", "SIU"),
     "webhook_endpoints": ("", "SIUD", ""),
     "webhook_keys": ("", "S", "ID"),
     "webhook_secrets": ("", "S", "SIU"),
@@ -248,6 +252,11 @@ ROWS = (
     "insert into moved_jobs (tenant_id, queue_id, job_id) values ($2, 1, $1)",
     "insert into bulk_operations (tenant_id, verb, filter, arguments, state, created_by, upto, total,"
     " is_total_exact) values ($2, 'cancel', '{}', '{}', 4, 'a', $1, 0, true)",
+    "insert into uniques (tenant_id, job_type, key, job_id, scope) values ($2, 't', 'k', $1, 2)",
+    "insert into expiries (due_at, job_id, kind, tenant_id) values ('infinity', $1, 1, $2)",
+    "insert into contracts (tenant_id, job_type, version, schema, is_portable, source, created_by)"
+    " select $2, 't', 1, '{}', true, 'api', 'a' where $1 > 0",
+    "insert into contract_revisions (tenant_id, revision) values ($2, $1)",
     "insert into limits (tenant_id, queue_id) select $2, 0 where $1 > 0",
     "insert into edges (child_id, parent_id, tenant_id, on_failure) values ($1::bigint, $1::bigint + 1, $2, 1)",
 )
