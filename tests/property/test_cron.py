@@ -136,7 +136,7 @@ def found(text: str, zone: ZoneInfo, start: datetime, end: datetime) -> list[dat
     return times
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(expressions(), moments())
 def test_it_fires_exactly_when_a_clock_that_is_watched_says_so(
     text: str, moment: tuple[str, datetime]
@@ -146,7 +146,7 @@ def test_it_fires_exactly_when_a_clock_that_is_watched_says_so(
     assert found(text, zone, start, end) == list(oracle(text, zone, start, end, MINUTE))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.one_of(numbers(0, 59), star(59)), expressions(), moments(), st.integers(0, 59))
 def test_seconds_are_exact_too(second: str, rest: str, moment: tuple[str, datetime], offset: int) -> None:
     name, start = moment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -19,7 +20,7 @@ _SOURCES = {Source.API: 1, Source.CODE: 2}
 _SOURCE_OF = {number: source for source, number in _SOURCES.items()}
 _VERDICTS = (Verdict.FIRED, Verdict.SKIPPED, Verdict.QUEUED)
 _NO_PAYLOAD = Raw(b"null")
-_decode = msgspec.json.Decoder(ScheduleDraft).decode
+_KNOWN = frozenset(ScheduleDraft.__struct_fields__) - {"payload"}
 
 
 class Due(Struct, frozen=True):
@@ -264,7 +265,9 @@ def _text(value: object) -> str:
 
 
 def _schedule(row: asyncpg.Record) -> Schedule:
-    draft = _decode(row["definition"])
+    # A newer version may have written fields that this one does not know; its schedules go on all the same.
+    stored = msgspec.json.decode(row["definition"], type=dict[str, Any])
+    draft = msgspec.convert({name: stored[name] for name in _KNOWN & stored.keys()}, ScheduleDraft)
     return Schedule(
         schedule_id=row["schedule_id"],
         tenant_id=row["tenant_id"],

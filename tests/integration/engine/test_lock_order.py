@@ -7,10 +7,11 @@ import random
 
 from taskforge.domain.bulk import BulkArguments, BulkFilter, BulkRequest, BulkVerb
 from taskforge.domain.control import JobChange
+from taskforge.domain.schedules import Overlap, ScheduleChange, ScheduleDraft
 from taskforge.errors import TaskForgeError
 from taskforge.postgres import workers
 from taskforge.runtime.bulk_runner import BulkRunner
-from taskforge.services import bulk, control, dead_letters, jobs
+from taskforge.services import bulk, control, dead_letters, jobs, schedules, slots
 from tests.support.engine import Engine, failed, released, report, retrying, succeeded
 
 
@@ -44,7 +45,7 @@ async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_
     async def one_of(e: Engine) -> None:
         worker = await e.register(*QUEUES)
         for _ in range(25):
-            match rng.randrange(8):
+            match rng.randrange(9):
                 case 0 | 1:
                     ids.extend(await e.submit(rng.randrange(1, 30), priority=rng.choice((1, 5, 9))))
                 case 2 | 3:
@@ -65,6 +66,18 @@ async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_
                     request = BulkRequest(verb, BulkFilter(queue_name=rng.choice(QUEUES)), arguments)
                     await attempt(bulk.start(e.core, e.ctx, request))
                     await BulkRunner(e.core, piece=rng.randrange(1, 60)).run_once()
+                case 7:
+                    policy = rng.choice(list(Overlap))
+                    drafted = ScheduleDraft(
+                        name=f"s{rng.randrange(6)}", expression="* * * * * *", job_type="noop", overlap=policy
+                    )
+                    await attempt(schedules.create(e.core, e.ctx, drafted))
+                    await attempt(
+                        schedules.update(e.core, e.ctx, drafted.name, ScheduleChange(overlap=policy))
+                    )
+                    await attempt(schedules.run(e.core, e.ctx, drafted.name))
+                    await attempt(slots.decide_due(e.core))
+                    await attempt(slots.fire_waiting(e.core))
                 case _:
                     await attempt(dead_letters.redrive(e.core, e.ctx, rng.choice(QUEUES)))
                     await e.promote()
@@ -90,7 +103,14 @@ async def test_a_storm_of_every_verb_at_once_never_deadlocks_and_keeps_each_job_
     )
 
 
-_EXPECTED = {"job.already_ended", "job.already_succeeded", "job.active", "job.running"}
+_EXPECTED = {
+    "job.already_ended",
+    "job.already_succeeded",
+    "job.active",
+    "job.running",
+    "schedule.exists",
+    "schedule.not_found",
+}
 QUEUES = ("default", "other")
 BULK: tuple[tuple[BulkVerb, BulkArguments], ...] = (
     ("cancel", BulkArguments()),

@@ -113,6 +113,12 @@ async def test_a_schedules_job_keeps_the_terms_of_its_template(engine: Engine) -
     assert await engine.admin.fetchval("select count(*) from followups where kind = 4") == 1
 
 
+async def test_a_schedule_written_by_a_newer_version_is_still_read(engine: Engine) -> None:
+    await late(engine, await create(engine), timedelta(seconds=55))
+    await engine.admin.execute("""update schedules set definition = definition || '{"later": 1}'""")
+    assert await slots.decide_due(engine.core) == 1
+
+
 async def test_two_schedulers_with_the_same_plan_fire_a_slot_once(engine: Engine, other: Engine) -> None:
     """Both have read and planned before either writes; then one after the other, in both orders."""
     await late(engine, await create(engine), timedelta(seconds=55))
