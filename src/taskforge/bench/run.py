@@ -16,7 +16,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from taskforge.bench import age, http, idle, latency, promotion, throughput
+from taskforge.bench import age, hanging, http, idle, latency, promotion, throughput
 from taskforge.bench.cluster import Cluster, cluster
 from taskforge.bench.figures import Figure
 from taskforge.bench.processes import quiet
@@ -85,6 +85,10 @@ async def _promotion(database: Cluster, sizes: Sizes) -> list[Figure]:
     return await promotion.promotion(database, count=sizes.due, runs=sizes.runs)
 
 
+async def _hanging(database: Cluster, sizes: Sizes) -> list[Figure]:
+    return await hanging.hanging(database, count=sizes.jobs // 5, runs=sizes.runs)
+
+
 CASES: dict[str, Case] = {
     "end-to-end": _produce_and_work,
     "backlog": _work_off,
@@ -95,6 +99,7 @@ CASES: dict[str, Case] = {
     "snapshot": _snapshot,
     "deep": _deep,
     "promotion": _promotion,
+    "hanging": _hanging,
 }
 
 
