@@ -129,6 +129,21 @@ def test_a_file_becomes_a_batch_that_tells_a_signed_webhook_how_it_went(
     assert inbox.messages[0][0]["webhook-id"] == inbox.messages[1][0]["webhook-id"]
 
 
+def test_a_job_joins_a_batch_from_the_command_line_and_from_a_file_with_its_webhook(
+    tool: Cli, way: dict[str, str]
+) -> None:
+    done = tool.run("batches", "submit", "-", "--no-seal", "--json", text=lines(1), **way)
+    [batch] = done.lines
+    tool.ok("jobs", "submit", "step", "--batch", batch["id"], "--webhook", "https://example.com/", **way)
+    text = lines(2, batch_id=batch["id"], webhook={"url": "https://example.com/"})
+    tool.ok("jobs", "submit", "--file", "-", text=text, **way)
+    work_off(tool)
+    [shown] = tool.data("batches", "show", batch["id"], **way)
+    assert (shown["state"], shown["total"], shown["succeeded"]) == ("open", 4, 4)
+    found = tool.data("webhooks", "deliveries", **way)
+    assert [delivery["event"] for delivery in found] == ["job.succeeded"] * 3
+
+
 def test_an_upload_that_was_interrupted_goes_on_with_the_same_file(tool: Cli, way: dict[str, str]) -> None:
     whole = lines(6_000)
     broken = whole.replace('"n": 5500', '"n": 5500, "n": 1')

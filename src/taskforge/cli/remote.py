@@ -12,27 +12,11 @@ from msgspec import UNSET, Raw, Struct, structs
 from taskforge.domain.jobs import JobDraft, JobFilter, JobView, Verdict
 from taskforge.domain.queues import QueueChange, QueueDraft, QueueHealth
 from taskforge.errors import TaskForgeError
-from taskforge.http_client import HttpClient, _view
+from taskforge.http_client import HttpClient, _item, _view
 from taskforge.rest.schemas import BatchAnswer, Purged, QueuePage, QueueView, Redriven
 from taskforge.services.pages import Page
 
 T = TypeVar("T")
-
-
-class _Job(Struct, omit_defaults=True):
-    """A job as the API takes it."""
-
-    queue_name: str
-    job_type: str
-    payload: Raw
-    priority: int
-    max_attempts: Any = None
-    timeout_seconds: Any = None
-    run_at: Any = None
-    delay_seconds: Any = None
-    retry: Any = None
-    idempotency_key: Any = None
-    tags: tuple[str, ...] = ()
 
 
 class _Views(Struct):
@@ -47,7 +31,7 @@ class _Views(Struct):
 
 class RemoteAccess(HttpClient):
     async def submit_all(self, drafts: Sequence[JobDraft], *, atomic: bool) -> list[Verdict]:
-        body = msgspec.json.encode([_as_sent(draft) for draft in drafts])
+        body = b"[" + b",".join(_item(draft) + draft.payload + b"}" for draft in drafts) + b"]"
         repeatable = all(draft.idempotency_key is not None for draft in drafts)
         path = f"/api/v1/jobs/batch?atomic={'true' if atomic else 'false'}"
         answer = await self._call("POST", path, body=body, repeatable=repeatable)
@@ -109,22 +93,6 @@ class RemoteAccess(HttpClient):
         return msgspec.json.decode(
             await self._call(method, path, body=body, repeatable=method == "GET"), type=kind
         )
-
-
-def _as_sent(draft: JobDraft) -> _Job:
-    return _Job(
-        draft.queue_name,
-        draft.job_type,
-        Raw(draft.payload),
-        draft.priority,
-        draft.max_attempts,
-        draft.timeout_seconds,
-        draft.run_at,
-        draft.delay_seconds,
-        draft.retry,
-        draft.idempotency_key,
-        draft.tags,
-    )
 
 
 def _queue(name: str) -> str:

@@ -35,6 +35,8 @@ from taskforge.rest.submission import Reader
 @click.option("--run-at", type=moment, metavar="TIME", help="Run at this time.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Can be given several times.")
 @click.option("--idempotency-key", metavar="KEY", help="A second submit with this key makes no second job.")
+@click.option("--batch", "batch_id", metavar="ID", help="Make it a member of this open batch.")
+@click.option("--webhook", metavar="URL", help="POST there how it ended.")
 @click.option("--wait", type=duration, metavar="DURATION", help="Wait for the job's end, this long at most.")
 @click.option("-f", "--file", metavar="FILE", help="Submit a file with one job a line (NDJSON); - is stdin.")
 @click.option(
@@ -113,6 +115,8 @@ def _draft(common: Common, job_type: str, payload: bytes, options: dict[str, Any
         "delay_seconds": options["delay"],
         "run_at": _zoned(options["run_at"]),
         "idempotency_key": options["idempotency_key"],
+        "batch_id": options["batch_id"],
+        "webhook": None if options["webhook"] is None else {"url": options["webhook"]},
         "tags": options["tags"] or None,
     }
     given = {name: value for name, value in fields.items() if value is not None}
