@@ -36,6 +36,7 @@ TENANTS = "test_tenants.py::"
 LIMITS = "test_limits.py::"
 BATCH = "test_batches.py::"
 HOOKS = "test_webhooks.py::"
+LIMIT_RACES = "test_limit_races.py::"
 ROWS = "test_row_level_security.py::"
 CONTROL = "test_control_races.py::"
 BULK = "test_bulk.py::"
@@ -120,8 +121,8 @@ MUTATIONS: dict[str, Mutation] = {
     "limits are counted under their lock": Mutation(
         (LIMITS + "test_two_claims_at_once_do_not_share_the_last_slot",),
         function="lock_limits",
-        old="select * into v_limit from limits where limit_id = v_row.limit_id;\n    v_most",
-        new="v_limit.in_use := 0;\n    v_most",
+        old="select settings into v_settings",
+        new="v_limit.in_use := 0; select settings into v_settings",
     ),
     "a lost worker gives its slots back": Mutation(
         (LIMITS + "test_a_lost_worker_gives_its_slots_back_and_its_late_report_does_not_do_so_again",),
@@ -130,10 +131,40 @@ MUTATIONS: dict[str, Mutation] = {
         new="if false then",
     ),
     "a first limit waits for claims that do not know of it": Mutation(
-        (LIMITS + "test_a_first_limit_waits_for_claims_that_do_not_know_of_it",),
+        (LIMIT_RACES + "test_a_claim_that_began_while_a_first_limit_was_not_committed_is_counted",),
         function="adopt_leases",
         old="pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_limit.adopts_after",
         new="false",
+    ),
+    "whoever sees a first limit draws an xid of its own": Mutation(
+        (LIMIT_RACES + "test_a_claim_that_began_while_a_first_limit_was_not_committed_is_counted",),
+        function="adopt_leases",
+        old="if p_limit.adopts_after = 0 then",
+        new="if false then",
+    ),
+    "a claim looks for limits once more after it has drawn its xid": Mutation(
+        (LIMIT_RACES + "test_a_claim_that_looked_before_a_first_limit_and_goes_on_after_it_takes_nothing",),
+        function="claim",
+        old="if v_room is null and v_lanes > 0 then",
+        new="if false then",
+    ),
+    "a change of limits waits for the claims that have read them": Mutation(
+        (LIMIT_RACES + "test_a_claim_that_waited_for_the_row_goes_by_the_limit_of_now",),
+        function="open_limits",
+        old="perform from limits where queue_id = new.queue_id and key = '' for update;",
+        new="null;",
+    ),
+    "keys of several queues are locked in the order of their ids": Mutation(
+        (LIMIT_RACES + "test_a_claim_locks_keys_of_all_its_queues_in_the_order_of_their_ids",),
+        function="lock_limits",
+        old="select unnest(next_keys(q.queue_id, p_want)) from queues q where q.queue_id = any (v_active)",
+        new="select null::bigint from queues q where true",
+    ),
+    "a slot is free when its job has ended": Mutation(
+        (LIMIT_RACES + "test_of_a_finish_and_the_reaper_one_gives_the_slot_back",),
+        function="touch_limits",
+        old="set in_use = l.in_use - v_row.back",
+        new="set in_use = l.in_use - 2 * v_row.back",
     ),
     "the count of a rate": Mutation(
         (LIMITS + "test_a_rate_limit_lets_no_more_start_in_any_window_and_opens_again",),

@@ -43,7 +43,9 @@ async def update(core: Core, ctx: Context, name: str, change: QueueChange) -> Qu
     """Applies to every job of the queue that has not said otherwise itself, those waiting included."""
     rules.check_change(change)
     async with core.database.tenant(ctx.tenant_id) as connection:
-        return _found(await queues.update_queue(connection, ctx.tenant_id, name, change), name)
+        queue = _found(await queues.update_queue(connection, ctx.tenant_id, name, change), name)
+    core.wakeups.jobs_ready((queue.queue_id,))
+    return queue
 
 
 async def pause(core: Core, ctx: Context, name: str) -> Queue:

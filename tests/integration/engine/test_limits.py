@@ -174,7 +174,7 @@ async def test_a_tenant_runs_no_more_than_its_own_limit_over_all_queues(engine: 
     await engine.submit(10, queue_name="b")
     await engine.admin.execute("select limit_tenant($1, 5)", engine.ctx.tenant_id)
     worker = await engine.register("a", "b")
-    found = await claim(engine, worker)
+    found = await adopted(engine, worker)
     by_queue = Counter(lease.queue_name for lease in found for _ in lease.ids)
     assert sum(by_queue.values()) == 5 and by_queue["b"] <= 2
     await finish_all(engine, worker, found)

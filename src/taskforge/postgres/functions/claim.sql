@@ -126,6 +126,29 @@ $$;
 -- The order in which a claim goes through lanes 1 to p_lanes, and the keyed parts of queues that follow them; negative: may
 -- take half of what is left. Queues of higher priority first; within a priority, half goes to the lane that has waited
 -- longest if it is older than its queue's ageing_seconds, half to keyed parts whose queue has other lanes, then all in turn.
+-- The half of a claim that goes first to somebody; of a claim for one job it is that job every other time.
+create or replace function taskforge.half_of(p_want integer) returns integer
+language sql volatile security invoker
+as $$
+  select (p_want + (random() < 0.5)::integer) / 2;
+$$;
+
+-- How long a lane of the queue waits until it ages; null for never.
+create or replace function taskforge.ageing_of(p_settings jsonb) returns interval
+language sql immutable security invoker
+as $$
+  select make_interval(secs => case when p_settings ? 'ageing_seconds'
+    then (p_settings ->> 'ageing_seconds')::double precision else 300 end);
+$$;
+
+-- Whether any row of `limits` may concern a claim. Index: limits_queue.
+create or replace function taskforge.has_limits(p_queues integer[], p_tenant uuid) returns boolean
+language sql stable security invoker
+as $$
+  select exists (
+    select from limits l where l.key = '' and (l.queue_id = any (p_queues) or l.queue_id = 0 and l.tenant_id = p_tenant));
+$$;
+
 create or replace function taskforge.plan_turns(
   p_queues queues[], p_lanes integer, p_returned_at timestamptz[], p_fresh_at timestamptz[]) returns integer[]
 language plpgsql stable security invoker
@@ -157,9 +180,7 @@ begin
       if i > p_lanes then
         v_turns := v_turns || case when v_mates > 0 then -i else i end;
       elsif v_elder = i and v_mates > 1
-        and least(p_returned_at[i], p_fresh_at[i]) < now() - make_interval(secs =>
-          case when p_queues[i].settings ? 'ageing_seconds'
-            then (p_queues[i].settings ->> 'ageing_seconds')::double precision else 300 end)
+        and least(p_returned_at[i], p_fresh_at[i]) < now() - ageing_of(p_queues[i].settings)
       then
         v_turns := v_turns || -i;
       end if;
@@ -230,10 +251,8 @@ begin
     return;
   end if;
 
-  if v_is_shared or exists (
-    select from limits l where l.key = '' and (l.queue_id = any (p_queues) or l.queue_id = 0 and l.tenant_id = v_tenant))
-  then
-    v_room := lock_limits(p_queues, case when v_is_shared then null else v_tenant end);
+  if v_is_shared or has_limits(p_queues, v_tenant) then
+    v_room := lock_limits(p_queues, case when v_is_shared then null else v_tenant end, p_want);
     if v_room is null then
       return;  -- nothing waits
     end if;
@@ -266,6 +285,14 @@ begin
       order by q.priority desc, l.priority desc, random()
     ) as h;
     v_lanes := cardinality(v_queues);
+    if v_room is null and v_lanes > 0 then
+      -- A first limit may have been set since the look above. It counts what is claimed by transactions that are older than
+      -- the first that sees it (adopt_leases); so an xid is drawn, and only then is there a last look.
+      perform pg_current_xact_id();
+      if has_limits(p_queues, v_tenant) then
+        return;
+      end if;
+    end if;
     if v_room is not null then
       -- A queue that has keys comes after its lanes, as one more.
       v_queues := v_queues || array(
@@ -279,11 +306,14 @@ begin
       exit when v_left <= 0;
       v_lane := abs(v_turn);
       v_queue := v_queues[v_lane];
-      v_part := case when v_turn < 0 then (v_left + 1) / 2 else v_left end;
-      v_limits := null;
+      v_part := v_left;
       if v_room is not null then
         v_part := room_for(v_room, v_queue.queue_id, v_share.tenant_id, v_part, v_startable);
-        continue when v_part <= 0;
+      end if;
+      v_part := case when v_turn < 0 then half_of(v_part) else v_part end;
+      continue when v_part <= 0;
+      v_limits := null;
+      if v_room is not null then
         v_limits := limits_of(v_room, v_queue.queue_id, v_share.tenant_id);
       end if;
       v_before := v_left;

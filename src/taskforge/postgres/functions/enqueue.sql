@@ -16,7 +16,6 @@ declare
   v_id bigint;
   v_run_at timestamptz;
   v_key bigint;
-  v_keys bigint[] := '{}';
 begin
   if jsonb_typeof(p_drafts) <> 'array' or jsonb_array_length(p_drafts) > 10000 then
     raise exception 'enqueue takes an array of at most 10,000 drafts' using errcode = '22023';
@@ -42,8 +41,14 @@ begin
         then clock_timestamp() + make_interval(secs => (v_draft ->> 'delay_seconds')::double precision)
     end;
 
-    v_key := key_of(p_tenant, v_queue, v_draft -> 'options');
-    v_keys := v_keys || v_key;
+    -- A key's row is what claims and finishes wait for, and nobody knows when the caller commits: so a job with a key
+    -- is parked, due at once, and gets its row when it is promoted (key_id 0, see give_back).
+    if v_draft -> 'options' -> 'terms' ->> 'concurrency_key' is not null then
+      v_key := 0;
+      v_run_at := coalesce(v_run_at, clock_timestamp());
+    else
+      v_key := null;
+    end if;
     v_id := single_id();
 
     insert into jobs (id, tenant_id, queue_id, priority, max_attempts, timeout_seconds, job_type, payload, options)
@@ -56,8 +61,8 @@ begin
       insert into followups (lo, hi, kind, tenant_id) values (v_id, v_id, 4, p_tenant);
     end if;
     if v_run_at is null then
-      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, key_id)
-      values (v_queue, v_priority, case when v_key is null then 1 else 3 end, p_tenant, 1, v_id, v_id, v_key);
+      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
+      values (v_queue, v_priority, 1, p_tenant, 1, v_id, v_id);
     else
       insert into parked (id, tenant_id, queue_id, priority, attempt, kind, run_at, key_id)
       values (v_id, p_tenant, v_queue, v_priority, 1, 1, greatest(v_run_at, clock_timestamp()), v_key);
@@ -67,10 +72,6 @@ begin
     v_queues := v_queues || case when v_run_at is null then v_queue else 0 end;
     return next v_id;
   end loop;
-  v_keys := array_remove(v_keys, null);
-  if cardinality(v_keys) > 0 then
-    perform touch_limits(v_keys, array_fill(0, array[cardinality(v_keys)]));
-  end if;
   perform pg_notify('taskforge', (select string_agg(distinct q::text, ',') from unnest(v_queues) as q));
 end
 $$;

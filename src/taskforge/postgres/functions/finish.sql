@@ -118,7 +118,8 @@ as $$
 $$;
 
 -- Make ranges of jobs ready again, in the stream of what came back. Neighbours are joined, up to the size of an extent.
--- Jobs with a key (p_key, null for none; all null may be left out) wait with it; then touch_limits is called last.
+-- Jobs with a key (p_key, null for none; all null may be left out) wait with it; then touch_limits is called last. Where it
+-- is 0 the job has a key whose row is found, or made, and touched here: those come from enqueue.
 -- Draws an xid before any seq: see decision 0002.
 drop function if exists taskforge.give_back(bigint[], uuid[], integer[], smallint[], smallint[]);
 
@@ -129,18 +130,28 @@ create or replace function taskforge.give_back(
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 as $$
+declare
+  v_key bigint[] := p_key;
+  v_found bigint[];
 begin
   perform pg_current_xact_id();
+  if 0 = any (v_key) then
+    v_key := find_keys(p_id, p_tenant, p_queue, p_key);
+  end if;
   insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, key_id)
   select q, p, case when k is null then 0 else 2 end, t, a, min(id), max(id), k
   from (
     select id, t, q, p, a, k,
       id - row_number() over (partition by q, p, a, k order by id) as island,
       (row_number() over (partition by q, p, a, k order by id) - 1) / 1000 as slice
-    from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt, p_key) as u (id, t, q, p, a, k)
+    from unnest(p_id, p_tenant, p_queue, p_priority, p_attempt, v_key) as u (id, t, q, p, a, k)
   ) as numbered
   group by t, q, p, a, k, island, slice
   order by min(id);
+  if 0 = any (p_key) then
+    v_found := array(select distinct now_is from unnest(p_key, v_key) as u (was, now_is) where was = 0 order by now_is);
+    perform touch_limits(v_found, array_fill(0, array[cardinality(v_found)]));
+  end if;
 end
 $$;
 

@@ -1,16 +1,21 @@
 -- Jobs with a key: claimed by turns of their keys. And the shares of tenants, for workers that serve several.
 
 -- Lock the rows that concern queues of p_queues in which jobs wait; null when none waits anywhere. p_tenant null: the
--- queues of every tenant, whose rows are made if need be.
-create or replace function taskforge.lock_limits(p_queues integer[], p_tenant uuid) returns taskforge.claim_room
+-- queues of every tenant, whose rows are made if need be. Tenants and queues by id, then keys of all the queues by id, so
+-- that who gives slots back, in the same order, cannot deadlock with a claim of several queues.
+drop function if exists taskforge.lock_limits(integer[], uuid);
+
+create or replace function taskforge.lock_limits(p_queues integer[], p_tenant uuid, p_want integer)
+returns taskforge.claim_room
 language plpgsql security invoker
 as $$
 declare
   v_active integer[];
   v_tenants uuid[];
   v_room claim_room := row('{}', '{}', '{}', '{}', '{}', '{}');
-  v_row record;
+  v_id bigint;
   v_limit limits;
+  v_settings jsonb;
   v_most integer;
   v_rate record;
 begin
@@ -26,40 +31,69 @@ begin
   if v_active is null then
     return null;
   end if;
+  -- An xid before the rows are looked at: see adopt_leases.
+  perform pg_current_xact_id();
   if p_tenant is null then
     insert into limits (tenant_id) select t from unnest(v_tenants) as t order by t
     on conflict (tenant_id, queue_id, key) do nothing;
   end if;
-  for v_row in
-    select l.limit_id, q.settings from limits l left join queues q on q.queue_id = l.queue_id
+  for v_id in
+    select l.limit_id from limits l
     where l.key = '' and (l.queue_id = any (v_active) or l.queue_id = 0 and l.tenant_id = any (v_tenants))
     order by l.limit_id
     for update of l
   loop
-    -- Read anew: what the row was waited for has changed it.
-    select * into v_limit from limits where limit_id = v_row.limit_id;
+    -- Read now: whoever changes them holds the row's lock (open_limits).
+    select * into v_limit from limits where limit_id = v_id;
+    select settings into v_settings from queues where queue_id = v_limit.queue_id;
     v_most := case v_limit.queue_id when 0 then v_limit.max_concurrency
-      else (v_row.settings ->> 'max_concurrency')::integer end;
+      else (v_settings ->> 'max_concurrency')::integer end;
     v_room.ids := v_room.ids || v_limit.limit_id;
     v_room.queues := v_room.queues || v_limit.queue_id;
     v_room.tenants := v_room.tenants || v_limit.tenant_id;
     v_room.used := v_room.used || 0;
-    v_room.counts := v_room.counts || (v_most is not null or coalesce(jsonb_array_length(v_row.settings -> 'rate_limits'), 0) > 0);
+    v_room.counts := v_room.counts || (v_most is not null or coalesce(jsonb_array_length(v_settings -> 'rate_limits'), 0) > 0);
     if v_limit.adopts_after is not null then
-      if v_most is not null and not adopt_leases(v_limit) then
+      if not adopt_leases(v_limit) then
         v_room.rooms := v_room.rooms || 0;
         continue;
       end if;
-      select * into v_limit from limits where limit_id = v_row.limit_id;
+      select * into v_limit from limits where limit_id = v_id;
     end if;
     v_most := coalesce(v_most - v_limit.in_use, 2147483647);
-    if coalesce(jsonb_array_length(v_row.settings -> 'rate_limits'), 0) > 0 then
-      v_rate := start_rate(v_limit, v_row.settings -> 'rate_limits', 0);
+    if coalesce(jsonb_array_length(v_settings -> 'rate_limits'), 0) > 0 then
+      v_rate := start_rate(v_limit, v_settings -> 'rate_limits', 0);
       v_most := least(v_most, v_rate.room);
     end if;
     v_room.rooms := v_room.rooms || greatest(v_most, 0);
   end loop;
+  perform from limits where limit_id = any (array(
+    select unnest(next_keys(q.queue_id, p_want)) from queues q where q.queue_id = any (v_active) and q.has_keys))
+  order by limit_id for update;
   return v_room;
+end
+$$;
+
+-- The keys of a queue whose turn is next, in the order of their turns; as many as one claim serves at most.
+-- Index: limits_claimable.
+create or replace function taskforge.next_keys(p_queue integer, p_want integer) returns bigint[]
+language plpgsql stable security invoker
+as $$
+declare
+  v_most constant integer := least(p_want, 200);
+  v_served bigint;
+  v_keys bigint[];
+begin
+  select served into v_served from limits where queue_id = p_queue and key = '';
+  v_keys := array(
+    select limit_id from limits where queue_id = p_queue and is_claimable and limit_id > v_served
+    order by limit_id limit v_most);
+  if cardinality(v_keys) < v_most then
+    v_keys := v_keys || array(
+      select limit_id from limits where queue_id = p_queue and is_claimable and limit_id <= v_served
+      order by limit_id limit v_most - cardinality(v_keys));
+  end if;
+  return v_keys;
 end
 $$;
 
@@ -130,50 +164,87 @@ end
 $$;
 
 -- Take up to p_want jobs' worth of extents of one key: highest priority first, what came back before what is fresh, then
--- oldest. As take_extents, but across the priorities of the key. Index: ready_keyed.
-create or replace function taskforge.take_from_key(p_key bigint, p_want integer)
+-- oldest; half of them from the priority whose head has waited longest, if that is longer than p_ageing. As take_extents,
+-- but across the priorities of the key. Index: ready_keyed.
+drop function if exists taskforge.take_from_key(bigint, integer);
+
+create or replace function taskforge.take_from_key(p_key bigint, p_want integer, p_ageing interval)
 returns table (priority smallint, attempts smallint[], los bigint[], his bigint[], taken integer)
 language plpgsql security invoker
 as $$
 #variable_conflict use_column
 declare
   v_row record;
-  v_left integer := p_want;
+  v_left integer;
   v_size integer;
+  v_done integer := 0;
+  v_aged smallint := aged_priority(p_key, p_ageing);
   v_priorities smallint[] := '{}';
   v_attempts smallint[] := '{}';
   v_los bigint[] := '{}';
   v_his bigint[] := '{}';
 begin
-  while v_left > 0 loop
-    v_size := v_left;
-    for v_row in
-      select r.queue_id, r.priority, r.stream, r.seq, r.attempt, r.lo, r.hi from ready r
-      where r.key_id = p_key order by r.priority desc, r.stream, r.seq
-      limit least(v_left, 1000)
-      for update skip locked
-    loop
-      exit when v_left <= 0;
-      v_priorities := v_priorities || v_row.priority;
-      v_attempts := v_attempts || v_row.attempt;
-      v_los := v_los || v_row.lo;
-      if v_row.hi - v_row.lo + 1 <= v_left then
-        v_his := v_his || v_row.hi;
-        v_left := v_left - (v_row.hi - v_row.lo + 1);
-        delete from ready r where r.queue_id = v_row.queue_id and r.priority = v_row.priority
-          and r.stream = v_row.stream and r.seq = v_row.seq;
-      else
-        v_his := v_his || (v_row.lo + v_left - 1);
-        update ready r set lo = lo + v_left where r.queue_id = v_row.queue_id and r.priority = v_row.priority
-          and r.stream = v_row.stream and r.seq = v_row.seq;
-        v_left := 0;
-      end if;
+  for v_turn in 1 .. 2 loop
+    continue when v_turn = 1 and v_aged is null;
+    v_left := case v_turn when 1 then half_of(p_want) else p_want - v_done end;
+    while v_left > 0 loop
+      v_size := v_left;
+      for v_row in
+        select r.queue_id, r.priority, r.stream, r.seq, r.attempt, r.lo, r.hi from ready r
+        where r.key_id = p_key and (v_turn = 2 or r.priority = v_aged)
+        order by r.priority desc, r.stream, r.seq
+        limit least(v_left, 1000)
+        for update skip locked
+      loop
+        exit when v_left <= 0;
+        v_priorities := v_priorities || v_row.priority;
+        v_attempts := v_attempts || v_row.attempt;
+        v_los := v_los || v_row.lo;
+        if v_row.hi - v_row.lo + 1 <= v_left then
+          v_his := v_his || v_row.hi;
+          v_left := v_left - (v_row.hi - v_row.lo + 1);
+          delete from ready r where r.queue_id = v_row.queue_id and r.priority = v_row.priority
+            and r.stream = v_row.stream and r.seq = v_row.seq;
+        else
+          v_his := v_his || (v_row.lo + v_left - 1);
+          update ready r set lo = lo + v_left where r.queue_id = v_row.queue_id and r.priority = v_row.priority
+            and r.stream = v_row.stream and r.seq = v_row.seq;
+          v_left := 0;
+        end if;
+      end loop;
+      v_done := v_done + v_size - v_left;
+      exit when v_size = v_left;  -- nothing more, or nothing that is not locked
     end loop;
-    exit when v_size = v_left;  -- nothing more, or nothing that is not locked
   end loop;
   return query
     select p, array_agg(a), array_agg(lo), array_agg(hi), sum(hi - lo + 1)::integer
     from unnest(v_priorities, v_attempts, v_los, v_his) as t (p, a, lo, hi) group by p order by p desc;
+end
+$$;
+
+-- The priority of a key whose head has waited longest, if that is longer than p_ageing and another priority waits, too.
+create or replace function taskforge.aged_priority(p_key bigint, p_ageing interval) returns smallint
+language plpgsql stable security invoker
+as $$
+declare
+  v_highest smallint;
+  v_lowest smallint;
+  v_aged smallint;
+begin
+  select r.priority into v_highest from ready r where r.key_id = p_key order by r.priority desc limit 1;
+  select r.priority into v_lowest from ready r where r.key_id = p_key order by r.priority limit 1;
+  if p_ageing is null or v_highest = v_lowest then
+    return null;
+  end if;
+  select p into v_aged from generate_series(v_lowest::integer, v_highest::integer) as p cross join lateral (
+    select min(r.ready_at) as since from (
+      (select ready_at from ready where key_id = p_key and priority = p and stream = 2 order by seq limit 1)
+      union all
+      (select ready_at from ready where key_id = p_key and priority = p and stream = 3 order by seq limit 1)) as r
+  ) as head
+  where head.since < now() - p_ageing
+  order by head.since limit 1;
+  return v_aged;
 end
 $$;
 
@@ -188,9 +259,11 @@ as $$
 #variable_conflict use_column
 declare
   v_most integer := (p_queue.settings ->> 'key_max_concurrency')::integer;
-  v_windows jsonb := nullif(p_queue.settings -> 'key_rate_limits', '[]');
+  v_windows jsonb := nullif(nullif(p_queue.settings -> 'key_rate_limits', '[]'), 'null');
+  v_ageing interval := ageing_of(p_queue.settings);
   v_served bigint;
   v_keys bigint[];
+  v_locked bigint[];
   v_quantum real;
   v_left integer := p_want;
   v_before integer;
@@ -203,16 +276,10 @@ declare
   v_is_open boolean := true;
 begin
   select served into v_served from limits where queue_id = p_queue.queue_id and key = '';
-  v_keys := array(
-    select id from (
-      select l.limit_id as id, 0 as round from limits l
-      where l.queue_id = p_queue.queue_id and l.is_claimable and l.limit_id > v_served
-      union all
-      select l.limit_id, 1 from limits l
-      where l.queue_id = p_queue.queue_id and l.is_claimable and l.limit_id <= v_served
-    ) as turns
-    order by round, id limit p_want);
-  perform from limits where limit_id = any (v_keys) order by limit_id for update;
+  v_keys := next_keys(p_queue.queue_id, p_want);
+  -- Locked by lock_limits already; one that became claimable since is taken if nobody holds it.
+  v_locked := array(select limit_id from limits where limit_id = any (v_keys) for update skip locked);
+  v_keys := array(select id from unnest(v_keys) with ordinality as u (id, place) where id = any (v_locked) order by place);
   -- Large enough that even the lightest key gets a job in its turn.
   select greatest(1 / min(weight), p_want / sum(weight)) into v_quantum from limits where limit_id = any (v_keys);
   loop
@@ -232,7 +299,9 @@ begin
       v_share := v_key.deficit + v_key.weight * v_quantum;
       v_took := 0;
       if least(v_share, v_room, v_left) >= 1 then
-        for v_part in select * from take_from_key(v_key.limit_id, floor(least(v_share, v_room, v_left))::integer) loop
+        for v_part in
+          select * from take_from_key(v_key.limit_id, floor(least(v_share, v_room, v_left))::integer, v_ageing)
+        loop
           v_took := v_took + v_part.taken;
           key_id := v_key.limit_id;
           priority := v_part.priority;

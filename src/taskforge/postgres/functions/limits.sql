@@ -128,6 +128,32 @@ begin
 end
 $$;
 
+-- The rows of the keys of these jobs where p_keys is 0, made if need be; the others as they are. Arrays run parallel.
+create or replace function taskforge.find_keys(p_ids bigint[], p_tenants uuid[], p_queues integer[], p_keys bigint[])
+returns bigint[]
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_named text[];
+begin
+  select array_agg(j.options -> 'terms' ->> 'concurrency_key' order by u.place) into v_named
+  from unnest(p_ids, p_tenants, p_keys) with ordinality as u (id, t, k, place)
+  left join jobs j on u.k = 0 and j.id = u.id and j.tenant_id = u.t;
+  -- All at once, so that their rows are made in one order.
+  perform ensure_keys(array_agg(t), array_agg(q), array_agg(k))
+    from (select distinct t, q, k from unnest(p_tenants, p_queues, v_named) as u (t, q, k) where k is not null) as wanted
+    having count(*) > 0;
+  return array(
+    select coalesce(l.limit_id, nullif(u.was, 0))
+    from unnest(p_tenants, p_queues, v_named, p_keys) with ordinality as u (t, q, k, was, place)
+    left join limits l on l.tenant_id = u.t and l.queue_id = u.q and l.key = u.k
+    order by place);
+end
+$$;
+
 -- Jobs that were somewhere else wait in these lanes again, in the stream of what came back; arrays run parallel. Called
 -- last in its transaction, because it locks the rows of keys.
 create or replace function taskforge.wait_again(
@@ -143,9 +169,8 @@ declare
   v_keys bigint[];
 begin
   perform pg_current_xact_id();
-  select array_agg(key_of(p_tenant, u.queue_id, j.options) order by u.place) into v_keys
-  from unnest(p_ids, p_queues) with ordinality as u (id, queue_id, place)
-  left join jobs j on j.id = u.id and j.tenant_id = p_tenant;
+  v_keys := find_keys(
+    p_ids, array_fill(p_tenant, array[cardinality(p_ids)]), p_queues, array_fill(0::bigint, array[cardinality(p_ids)]));
   insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, key_id, ready_at)
   select q, p, case when k is null then 0 else 2 end, p_tenant, a, id, id, k, coalesce(p_ready_at, now())
   from unnest(p_ids, p_queues, p_priorities, p_attempts, v_keys) as u (id, q, p, a, k)
@@ -170,7 +195,7 @@ declare
   v_queues integer[] := '{}';
 begin
   for v_row in
-    select l.limit_id, l.queue_id, l.key, l.max_concurrency, l.in_use, l.is_claimable, l.opens_at, touched.back
+    select l.limit_id, l.tenant_id, l.queue_id, l.key, l.max_concurrency, l.in_use, l.is_claimable, l.opens_at, touched.back
     from (select id, sum(back)::integer as back from unnest(p_ids, p_back) as u (id, back) group by id) as touched
     join limits l on l.limit_id = touched.id
     order by l.key <> '', l.limit_id
@@ -183,30 +208,44 @@ begin
         and l.in_use - v_row.back < coalesce(l.max_concurrency,
           (select (q.settings ->> 'key_max_concurrency')::integer from queues q where q.queue_id = l.queue_id), 2147483647)
     where l.limit_id = v_row.limit_id;
-    v_queues := v_queues || v_row.queue_id;
+    -- Room under a tenant's limit is room in any of its queues.
+    v_queues := v_queues || case v_row.queue_id when 0 then array(
+      select q.queue_id from queues q where q.tenant_id = v_row.tenant_id and q.deleted_at is null limit 100)
+      else array[v_row.queue_id] end;
   end loop;
   return v_queues;
 end
 $$;
 
 -- A queue got its first limit: the leases made before it are counted once nobody can be making more of them, which a claim
--- finds out (adopt_leases). Until then nothing of the queue is claimed.
+-- finds out (adopt_leases). Until then nothing of the queue is claimed. A change of limits holds the rows that claims hold
+-- while they read them, so that no claim goes by the old ones once the change has been committed.
 create or replace function taskforge.open_limits() returns trigger
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 as $$
+declare
+  v_keys bigint[];
 begin
   if new.is_limited and (tg_op = 'INSERT' or not old.is_limited) then
     insert into limits (tenant_id, queue_id, adopts_after, adopts_at)
-    values (new.tenant_id, new.queue_id, case tg_op when 'UPDATE' then pg_current_xact_id()::text::bigint end,
-      case tg_op when 'UPDATE' then now() end)
+    values (new.tenant_id, new.queue_id, case tg_op when 'UPDATE' then 0 end, case tg_op when 'UPDATE' then now() end)
     on conflict (tenant_id, queue_id, key) do update
       set adopts_after = excluded.adopts_after, adopts_at = excluded.adopts_at;
+  elsif tg_op = 'UPDATE' and old.settings is distinct from new.settings then
+    perform from limits where queue_id = new.queue_id and key = '' for update;
   end if;
-  if tg_op = 'UPDATE' and old.settings -> 'key_max_concurrency' is distinct from new.settings -> 'key_max_concurrency' then
-    -- Every key looks again whether it has room; claims do the same for those that are claimable already.
-    perform touch_limits(array_agg(limit_id), array_agg(0)) from limits
-    where queue_id = new.queue_id and tenant_id = new.tenant_id and key <> '';
+  if tg_op = 'UPDATE' and (
+    old.settings -> 'key_max_concurrency' is distinct from new.settings -> 'key_max_concurrency'
+    or old.settings -> 'key_rate_limits' is distinct from new.settings -> 'key_rate_limits')
+  then
+    -- Keys that had no room look again; claims do the same for those that are claimable.
+    v_keys := array(
+      select limit_id from limits where queue_id = new.queue_id and tenant_id = new.tenant_id and key <> ''
+        and not is_claimable and (in_use > 0 or opens_at is not null)
+      order by limit_id for update);
+    update limits set opens_at = null where limit_id = any (v_keys) and opens_at is not null;
+    perform touch_limits(v_keys, array_fill(0, array[cardinality(v_keys)])) where cardinality(v_keys) > 0;
   end if;
   return null;
 end
@@ -215,8 +254,11 @@ $$;
 drop trigger if exists open_limits on queues;
 create trigger open_limits after insert or update of settings on queues for each row execute function open_limits();
 
--- Count the leases that were made before the row counted. False while a transaction of that time may still make one; a
--- claim lives for half a minute at most. The caller holds the row's lock.
+-- Count the leases that were made before the row counted. False while a claim that does not know of the row may still make
+-- one; a claim lives for half a minute at most. The caller holds the row's lock.
+-- As with floors it takes two looks. A claim draws its xid before it looks for limits, so one that missed the row is older
+-- than an xid drawn after the row was committed: the first to see the row (adopts_after 0) draws one, the others wait until
+-- it is the oldest. The xid of whoever set the limit would not do: a claim may be younger and yet have looked too early.
 create or replace function taskforge.adopt_leases(p_limit limits) returns boolean
 language plpgsql security invoker
 set search_path = taskforge, pg_temp
@@ -225,6 +267,10 @@ as $$
 declare
   v_fences bigint[];
 begin
+  if p_limit.adopts_after = 0 then
+    update limits set adopts_after = pg_current_xact_id()::text::bigint where limit_id = p_limit.limit_id;
+    return false;
+  end if;
   if pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_limit.adopts_after
     and now() < p_limit.adopts_at + interval '60 seconds'
   then
@@ -255,7 +301,7 @@ language sql security definer
 set search_path = taskforge, pg_temp
 as $$
   insert into limits (tenant_id, max_concurrency, adopts_after, adopts_at)
-  values (p_tenant, p_max, pg_current_xact_id()::text::bigint, now())
+  values (p_tenant, p_max, 0, now())
   on conflict (tenant_id, queue_id, key) do update set max_concurrency = excluded.max_concurrency,
     adopts_after = case when limits.max_concurrency is null then excluded.adopts_after end,
     adopts_at = case when limits.max_concurrency is null then excluded.adopts_at end;
@@ -266,10 +312,12 @@ create or replace function taskforge.count_limit_drift() returns bigint
 language sql security definer
 set search_path = taskforge, pg_temp
 as $$
-  select count(*) from limits l
-  where l.adopts_after is null and l.in_use <> (
-    select coalesce(sum(upper(r) - lower(r)), 0) from leases cross join lateral unnest(leases.ranges) as r
-    where l.limit_id = any (leases.limit_ids));
+  select count(*) from (
+    select id as limit_id, sum(upper(r) - lower(r)) as held
+    from leases cross join lateral unnest(leases.limit_ids) as id cross join lateral unnest(leases.ranges) as r
+    group by id) as counted
+  full join (select limit_id, in_use, adopts_after from limits where in_use <> 0) as noted using (limit_id)
+  where coalesce(counted.held, 0) <> coalesce(noted.in_use, 0) and noted.adopts_after is null;
 $$;
 
 -- Keys and queues whose rate window has opened: claimable again. Returns their queues, to be woken.

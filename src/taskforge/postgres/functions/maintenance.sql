@@ -38,6 +38,9 @@ begin
   into v_ids, v_times, v_tenants, v_queues, v_priorities, v_attempts, v_kinds, v_keys from gone;
   promoted := coalesce(cardinality(v_ids), 0);
   if promoted > 0 then
+    if 0 = any (v_keys) then
+      v_keys := find_keys(v_ids, v_tenants, v_queues, v_keys);  -- here, so that all keys are touched in one order
+    end if;
     perform taskforge.give_back(v_ids, v_tenants, v_queues, v_priorities, v_attempts, v_keys);
     insert into flow (tenant_id, queue_id, priority, ready, scheduled, retrying)
     select t, q, p, count(*), -count(*) filter (where k = 1), -count(*) filter (where k = 2)
