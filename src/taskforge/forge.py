@@ -21,6 +21,7 @@ from taskforge.domain.tenants import DEFAULT_TENANT, Context
 from taskforge.errors import ConfigurationError
 from taskforge.handles import JobHandle
 from taskforge.job_type import JobType, check_declaration
+from taskforge.limits import Limits
 from taskforge.portal import Portal
 from taskforge.schedules import Schedules, Scheduling
 from taskforge.settings import Settings, load
@@ -194,6 +195,11 @@ class TaskForge:
     def handle(self, job_id: str) -> JobHandle[Any]:
         """A handle on any job of this tenant."""
         return JobHandle(self, job_id, Any)
+
+    @property
+    def limits(self) -> Limits:
+        """Keys of queues and the tenant's own limit: `forge.limits.set_key("mail", "customer-7", weight=2)`."""
+        return Limits(self)
 
     @property
     def bulk(self) -> Bulk:

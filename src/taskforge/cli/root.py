@@ -18,6 +18,7 @@ from taskforge.cli.dead_letters import dead_letters
 from taskforge.cli.dev import dev
 from taskforge.cli.doctor import doctor
 from taskforge.cli.jobs import jobs
+from taskforge.cli.limits import keys, set_key, tenant
 from taskforge.cli.migrate import migrate
 from taskforge.cli.queues import queues
 from taskforge.cli.schedules import schedules
@@ -56,6 +57,7 @@ for _command in (
     token,
     jobs,
     queues,
+    tenant,
     schedules,
     batches,
     webhooks,
@@ -66,6 +68,8 @@ for _command in (
     config,
 ):
     taskforge.add_command(_command)
+queues.add_command(keys)
+queues.add_command(set_key)
 
 
 def run(arguments: Sequence[str]) -> int:

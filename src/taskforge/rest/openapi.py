@@ -19,6 +19,7 @@ from taskforge.domain.bulk import (
 from taskforge.domain.control import JobChange
 from taskforge.domain.dead_letters import DeadLetterGroups
 from taskforge.domain.jobs import BATCH_LIMIT, MAX_ATTEMPTS, MAX_TAGS, JobView
+from taskforge.domain.limits import MAX_WEIGHT, MIN_WEIGHT, KeyPolicy, KeyView, TenantChange, TenantView
 from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME, QueueChange, QueueDraft, QueueHealth
 from taskforge.domain.retry import MAX_DELAY_SECONDS
 from taskforge.domain.schedules import (
@@ -52,6 +53,10 @@ _STRUCTS = (
     QueueChange,
     QueueDraft,
     QueueHealth,
+    KeyPolicy,
+    KeyView,
+    TenantChange,
+    TenantView,
     ScheduleChange,
     ScheduleDraft,
     SubmitJob,
@@ -74,6 +79,7 @@ _STRUCTS = (
     schemas.JobAccepted,
     schemas.JobChanges,
     schemas.JobPage,
+    schemas.KeyPage,
     schemas.Purged,
     schemas.QueuePage,
     schemas.QueueView,
@@ -127,6 +133,9 @@ _BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
     ("QueueDraft", "name"): {"pattern": f"^{NAME.pattern}$"},
     ("QueueDraft", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
     ("QueueDraft", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
+    ("KeyPolicy", "weight"): {"minimum": MIN_WEIGHT, "maximum": MAX_WEIGHT},
+    ("KeyPolicy", "max_concurrency"): {"description": "null: the queue's; 0: nothing of the key starts."},
+    ("TenantChange", "max_concurrency"): {"description": "1 to 1,000,000, or null for no limit."},
     ("QueueChange", "max_attempts"): {"minimum": 1, "maximum": MAX_ATTEMPTS},
     ("QueueChange", "timeout_seconds"): {"minimum": 0.001, "maximum": MAX_TIMEOUT_SECONDS},
     ("ScheduleDraft", "name"): {"pattern": f"^{NAME.pattern}$"},

@@ -10,6 +10,7 @@ from taskforge.domain.batches import BatchView
 from taskforge.domain.bulk import BulkOperation, Canary
 from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import JobDraft, JobState, JobView, Verdict
+from taskforge.domain.limits import KeyView
 from taskforge.domain.queues import SETTING_NAMES, CircuitBreaker, CrashPolicy, Queue, RateLimit, RetryBudget
 from taskforge.domain.retry import RetryKind, RetryPolicy
 from taskforge.domain.terms import Webhook
@@ -81,6 +82,11 @@ class BatchAnswer(Struct, frozen=True, omit_defaults=True):
 
 class JobPage(Struct, frozen=True):
     data: list[JobView]
+    next_cursor: str | None
+
+
+class KeyPage(Struct, frozen=True):
+    data: list[KeyView]
     next_cursor: str | None
 
 

@@ -107,6 +107,8 @@ CALLED_BY_APP_AS_DISPATCH = {
     "group_state",
     "key_of",
     "wait_again",
+    "set_key",
+    "limit_tenant",
 }
 OWNED_BY_INGEST = {"store_few"}
 CALLED_BY_CLIENT = {"enqueue"}

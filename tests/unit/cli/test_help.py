@@ -30,6 +30,7 @@ def test_the_promised_commands_are_there() -> None:
         "token",
         "jobs",
         "queues",
+        "tenant",
         "schedules",
         "batches",
         "webhooks",
@@ -43,7 +44,8 @@ def test_the_promised_commands_are_there() -> None:
     nested = {" ".join(path) for path in COMMANDS}
     for noun, verbs in {
         "jobs": "submit list show cancel retry tail",
-        "queues": "list create show update delete pause resume health dead-letters redrive purge",
+        "queues": "list create show update delete pause resume health dead-letters redrive purge keys set-key",
+        "tenant": "show limit weight",
         "schedules": "create list show update delete pause resume run preview ticks",
         "batches": "submit list show seal cancel",
         "webhooks": "deliveries redeliver secrets",

@@ -341,3 +341,27 @@ begin
   return touch_limits(v_ids, array_fill(0, array[cardinality(v_ids)]));
 end
 $$;
+
+-- Set a key of a queue apart; it is made if no job has used it yet. It counts at the next claim.
+create or replace function taskforge.set_key(p_tenant uuid, p_queue integer, p_key text, p_weight real, p_max integer)
+returns void
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+as $$
+declare
+  v_ids bigint[] := ensure_keys(array[p_tenant], array[p_queue], array[p_key]);
+begin
+  update limits set weight = p_weight, max_concurrency = p_max, deficit = least(deficit, p_weight)
+  where limit_id = v_ids[1];
+  perform touch_limits(v_ids, '{0}');
+end
+$$;
+
+-- The share of a tenant of workers that serve several.
+create or replace function taskforge.weigh_tenant(p_tenant uuid, p_weight real) returns void
+language sql security definer
+set search_path = taskforge, pg_temp
+as $$
+  insert into limits (tenant_id, weight) values (p_tenant, p_weight)
+  on conflict (tenant_id, queue_id, key) do update set weight = excluded.weight, deficit = 0;
+$$;

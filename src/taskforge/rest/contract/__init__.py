@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from taskforge.rest.contract import batches, bulk, dead_letters, jobs, operations, queues, schedules, webhooks
+from taskforge.rest.contract import (
+    batches,
+    bulk,
+    dead_letters,
+    jobs,
+    limits,
+    operations,
+    queues,
+    schedules,
+    webhooks,
+)
 from taskforge.rest.contract.parts import Operation
 
 PATHS: dict[str, dict[str, Operation]] = {
     **jobs.PATHS,
     **queues.PATHS,
+    **limits.PATHS,
     **schedules.PATHS,
     **dead_letters.PATHS,
     **bulk.PATHS,
