@@ -27,6 +27,7 @@ from taskforge.schedules import Schedules, Scheduling
 from taskforge.settings import Settings, load
 from taskforge.worker.answers import seconds
 from taskforge.worker.handlers import Handler, Mode, check_mode
+from taskforge.workflows import Workflow, WorkflowHandle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -222,6 +223,14 @@ class TaskForge:
         """
         draft = batch_draft(name, tags, on_success=on_success, on_failure=on_failure, on_complete=on_complete)
         return Batch(self, draft=draft)
+
+    def workflow(self, name: str = "", *, tags: Sequence[str] = ()) -> Workflow:
+        """Jobs that wait for each other: `with forge.workflow("report") as w: load = w.add(load, w.add(extract))`."""
+        return Workflow(self, name, tags)
+
+    def workflow_of(self, workflow_id: str) -> WorkflowHandle:
+        """A handle on a workflow of this tenant that was submitted before."""
+        return WorkflowHandle(self, workflow_id)
 
     def batch_of(self, batch_id: str) -> Batch:
         """A handle on a batch of this tenant that was made before."""

@@ -26,6 +26,7 @@ from taskforge.cli.server import server
 from taskforge.cli.token import token
 from taskforge.cli.webhooks import webhooks
 from taskforge.cli.worker import worker
+from taskforge.cli.workflows import workflows
 from taskforge.errors import TaskForgeError
 
 EPILOG = """\b
@@ -60,6 +61,7 @@ for _command in (
     tenant,
     schedules,
     batches,
+    workflows,
     webhooks,
     dead_letters,
     bulk,

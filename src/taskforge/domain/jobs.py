@@ -67,6 +67,7 @@ class JobDraft(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     trace: str | None = None
     terms: JobTerms | None = None
+    inputs: dict[str, str] | None = None
 
 
 class JobOptions(Struct, frozen=True, omit_defaults=True):
@@ -77,6 +78,8 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     tags: tuple[str, ...] = ()
     trace: str | None = None
     terms: JobTerms | None = None
+    inputs: dict[str, str] | None = None
+    """Parameters of the payload that are the results of other jobs, by their ids."""
 
 
 class JobGroup(Struct, frozen=True):
@@ -203,6 +206,7 @@ def _is_like(draft: JobDraft, other: JobDraft) -> bool:
         and draft.trace == other.trace
         and draft.retry == other.retry
         and draft.terms == other.terms
+        and draft.inputs == other.inputs
     )
 
 
@@ -218,6 +222,7 @@ def is_plain(draft: JobDraft) -> bool:
         and draft.max_attempts is None
         and draft.timeout_seconds is None
         and draft.terms is None
+        and draft.inputs is None
     )
 
 

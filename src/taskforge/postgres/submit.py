@@ -303,7 +303,9 @@ def _middle(lane: Lane) -> bytes:
 
 
 def _options(draft: JobDraft) -> bytes:
-    options = JobOptions(draft.retry, draft.idempotency_key, draft.tags, draft.trace, draft.terms)
+    options = JobOptions(
+        draft.retry, draft.idempotency_key, draft.tags, draft.trace, draft.terms, draft.inputs
+    )
     if options == _NO_OPTIONS:
         return NULL
     return field(b"\x01" + _encode(options))  # jsonb's binary form: a version, then the text

@@ -27,6 +27,7 @@ from taskforge.rest.routes import (
     queues,
     schedules,
     webhooks,
+    workflows,
 )
 from taskforge.rest.state import RestState, state_of
 from taskforge.rest.tracing import request_id_of
@@ -42,6 +43,7 @@ HANDLERS = (
     *dead_letters.HANDLERS,
     *bulk.HANDLERS,
     *batches.HANDLERS,
+    *workflows.HANDLERS,
     *webhooks.HANDLERS,
     *health.HANDLERS,
     *docs.HANDLERS,

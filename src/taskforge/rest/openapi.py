@@ -30,15 +30,24 @@ from taskforge.domain.schedules import (
     ScheduleDraft,
 )
 from taskforge.domain.webhooks import DeliveryView, SecretView
+from taskforge.domain.workflows import CancelPreview, NodeView, WorkflowDraft, WorkflowView
 from taskforge.rest import schedule_schemas, schemas
 from taskforge.rest.contract import PATHS
 from taskforge.rest.contract.parts import Operation
 from taskforge.rest.problems import Problem
+from taskforge.rest.routes.workflows import WorkflowNodes
 from taskforge.rest.submission import SubmitJob
 
 VERSION = "1.0.0"
 
 _STRUCTS = (
+    NodeView,
+    CancelPreview,
+    WorkflowDraft,
+    WorkflowNodes,
+    WorkflowView,
+    schemas.NodePage,
+    schemas.WorkflowPage,
     BulkOperation,
     BulkPreview,
     BulkRequest,
@@ -200,6 +209,7 @@ def document() -> dict[str, Any]:
                 "name": "schedules",
                 "description": "Jobs that are submitted at certain times, again and again.",
             },
+            {"name": "workflows", "description": "Jobs with names that wait for each other."},
             {"name": "batches", "description": "Jobs that belong together, counted as one, with callbacks."},
             {
                 "name": "webhooks",

@@ -15,6 +15,7 @@ from taskforge.domain.queues import SETTING_NAMES, CircuitBreaker, CrashPolicy, 
 from taskforge.domain.retry import RetryKind, RetryPolicy
 from taskforge.domain.terms import Webhook
 from taskforge.domain.webhooks import DeliveryView, SecretView
+from taskforge.domain.workflows import NodeView, WorkflowView
 from taskforge.errors import FieldError
 
 
@@ -248,3 +249,13 @@ class SecretMade(Struct, frozen=True):
     id: str
     secret: str
     created_at: datetime
+
+
+class WorkflowPage(Struct, frozen=True):
+    data: list[WorkflowView]
+    next_cursor: str | None
+
+
+class NodePage(Struct, frozen=True):
+    data: list[NodeView]
+    next_cursor: str | None

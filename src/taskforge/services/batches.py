@@ -19,7 +19,7 @@ from taskforge.services.core import Core
 from taskforge.services.pages import Page
 
 MAX_ID = 2**63 - 1
-_STEPS_AT_ONCE = 20
+STEPS_AT_ONCE = 20
 _RUNS_PER_LOOK = 100
 _IDS_PER_LOOK = 1_000
 _IDS_PER_PAGE = 20_000
@@ -102,7 +102,7 @@ async def cancel(core: Core, ctx: Context, batch_id: int) -> BatchView:
         raise not_found(batch_id)
     if answer == "ended":
         raise Conflict("batch.already_ended", f"batch {batch_id} has ended already and cannot be cancelled")
-    await cancel_members(core, batch_id, steps=_STEPS_AT_ONCE)
+    await cancel_members(core, batch_id, steps=STEPS_AT_ONCE)
     core.wakeups.jobs_parked()
     return await get(core, ctx, batch_id)
 

@@ -65,6 +65,10 @@ class Binding:
             else:
                 yield write((), call)
 
+    def encode(self, arguments: Mapping[str, Any]) -> bytes:
+        """A payload of some of the arguments; who fills in the rest is trusted to do so."""
+        return _encode(arguments)
+
     def _is_exact(self, kwargs: Mapping[str, Any]) -> bool:
         names = kwargs.keys()
         return self._by_name and names <= self._names and self._required <= names

@@ -56,6 +56,7 @@ MAY = {
     "webhook_keys": ("", "S", "ID"),
     "webhook_secrets": ("", "S", "SIU"),
     "ticks": ("", "SIUD", "SIUD"),
+    "workflow_nodes": ("", "SID", "S"),
     "workers": ("", "SIUD", "S"),
 }
 WITHOUT_TENANT = {"duty_times", "enqueue_blocks", "floors", "partitions", "schema_migrations"}
@@ -83,6 +84,7 @@ CALLED_BY_APP = {
     "redrive",
     "refuse_deleted",
     "retry",
+    "retry_workflow",
 }
 # Steps of a transaction that has already found the job under the policies; what hangs on it is the same tenant's.
 CALLED_BY_INGEST = {
@@ -97,6 +99,9 @@ CALLED_BY_INGEST = {
     "fire_now",
     "ensure_keys",
     "await_parents",
+    "open_workflow",
+    "enter_workflow",
+    "name_nodes",
     "touch_limits",
 }
 CALLED_BY_APP_AS_DISPATCH = {
@@ -109,6 +114,7 @@ CALLED_BY_APP_AS_DISPATCH = {
     "wait_again",
     "set_key",
     "limit_tenant",
+    "reopen_workflow",
 }
 OWNED_BY_INGEST = {"store_few"}
 CALLED_BY_CLIENT = {"enqueue"}
@@ -261,6 +267,7 @@ ROWS = (
     "insert into contract_revisions (tenant_id, revision) values ($2, $1)",
     "insert into limits (tenant_id, queue_id) select $2, 0 where $1 > 0",
     "insert into edges (child_id, parent_id, tenant_id, on_failure) values ($1::bigint, $1::bigint + 1, $2, 1)",
+    "insert into workflow_nodes (workflow_id, name, job_id, tenant_id) values (1, 'a', $1, $2)",
 )
 
 

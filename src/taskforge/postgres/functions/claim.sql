@@ -97,7 +97,9 @@ begin
     returning leases.fence, leases.attempt, leases.ranges
   loop
     select array_agg(j.id), array_agg(j.job_type),
-      array_agg(case when octet_length(j.payload) <= 8192 then j.payload end),
+      -- One that takes the results of other jobs is fetched like a large one, with them in it.
+      array_agg(case when octet_length(j.payload) <= 8192 and (j.options is null or not j.options ? 'inputs')
+        then j.payload end),
       case when count(j.max_attempts) > 0 then array_agg(j.max_attempts) end,
       case when count(j.timeout_seconds) > 0 then array_agg(j.timeout_seconds) end,
       case when count(j.options) > 0 then array_agg(j.options) end
@@ -357,14 +359,30 @@ begin
 end
 $$;
 
--- Payloads too large to travel with the claim; only for jobs this worker holds.
+-- A payload, an object, with the results of other jobs as further members; a job without a result gives null. The text of
+-- both is kept as it is.
+create or replace function taskforge.with_inputs(p_payload bytea, p_inputs jsonb) returns bytea
+language sql stable security invoker
+set search_path = taskforge, pg_temp
+as $$
+  select case when p_inputs is null then p_payload else (
+    select substring(t.text from 1 for octet_length(t.text) - 1)
+      || case when convert_from(t.text, 'UTF8') ~ '^\{\s*\}$' then ''::bytea else ','::bytea end || i.members || '}'::bytea
+    from (select btrim(p_payload, '\x20090a0d'::bytea) as text) as t, (
+      select string_agg(convert_to(to_json(i.key)::text || ':', 'UTF8') || coalesce(o.result, 'null'::bytea), ','::bytea
+        order by i.key) as members
+      from jsonb_each_text(p_inputs) as i left join outcomes o on o.id = i.value::bigint) as i
+  ) end;
+$$;
+
+-- Payloads that did not travel with the claim; only for jobs this worker holds.
 create or replace function taskforge.large_payloads(p_worker bigint, p_fence bigint, p_ids bigint[])
 returns table (id bigint, payload bytea)
 language sql security definer
 set search_path = taskforge, pg_temp
 set jit = off
 as $$
-  select j.id, j.payload
+  select j.id, with_inputs(j.payload, j.options -> 'inputs')
   from leases l join jobs j on j.id = any (p_ids) and l.ranges @> j.id
   where l.fence = p_fence and l.worker_id = p_worker;
 $$;

@@ -3,7 +3,7 @@
 
 -- Called after new children were parked, in the same transaction; arrays run parallel, an entry per edge. Every parent's
 -- place is locked until this transaction ends: whoever ends a parent does so after it, and sees the edges. Parents that
--- have ended already are settled at once. One row per child that does not wait any longer: 0 pending, 1 scheduled,
+-- have ended already are settled at once. A negative parent is a workflow that has not been started. One row per child that does not wait any longer: 0 pending, 1 scheduled,
 -- 3 cancelled.
 -- Lock order: parents' parked rows by id, extents by lo, leases by fence; then as release_children.
 create or replace function taskforge.await_parents(
@@ -24,7 +24,7 @@ declare
   v_free bigint[];
 begin
   select u.parent into v_missing from unnest(p_tenant, p_parent) as u (tenant, parent)
-  where not exists (select from jobs j where j.id = u.parent and j.tenant_id = u.tenant)
+  where u.parent > 0 and not exists (select from jobs j where j.id = u.parent and j.tenant_id = u.tenant)
   order by u.parent limit 1;
   if v_missing is not null then
     raise exception '%', v_missing using errcode = 'TF004';
@@ -32,10 +32,10 @@ begin
   insert into edges (child_id, parent_id, tenant_id, on_failure)
   select c, p, t, f from unnest(p_child, p_parent, p_tenant, p_on_failure) as u (c, p, t, f) order by c, p;
   insert into followups (lo, hi, kind, tenant_id)
-  select distinct p, p, 1, t from unnest(p_parent, p_tenant) as u (p, t) order by p
+  select distinct p, p, 1, t from unnest(p_parent, p_tenant) as u (p, t) where p > 0 order by p
   on conflict do nothing;
 
-  v_left := array(select distinct unnest(p_parent) order by 1);
+  v_left := array(select distinct p from unnest(p_parent) as p where p > 0 order by 1);
   for round in 1 .. 20 loop
     v_found := array(select o.id from outcomes o where o.id = any (v_left));
     v_ended := v_ended || v_found;

@@ -12,14 +12,14 @@ begin
       'decide_slots', 'fire_waiting', 'fire_now') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted', 'lock_place', 'cut_extent', 'place_name',
-      'change_job', 'list_under', 'apply_bulk') then
+      'change_job', 'list_under', 'retry_workflow', 'apply_bulk') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
-    elsif f.proname in ('ensure_keys', 'await_parents') then
+    elsif f.proname in ('ensure_keys', 'await_parents', 'open_workflow', 'enter_workflow', 'name_nodes') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname = 'touch_limits' then
       execute format('grant execute on function %s to taskforge_ingest, taskforge_dispatch', f.signature);
     elsif f.proname in ('follow_up', 'undo_follow_up', 'seal_group', 'ask_to_cancel_group', 'group_state', 'key_of', 'wait_again',
-      'set_key', 'limit_tenant') then
+      'set_key', 'limit_tenant', 'reopen_workflow') then
       execute format('grant execute on function %s to taskforge_dispatch, taskforge_app', f.signature);
     elsif f.proname = 'open_lanes' then
       execute format('grant execute on function %s to taskforge_app', f.signature);

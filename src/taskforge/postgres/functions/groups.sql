@@ -288,8 +288,9 @@ begin
     loop
       delete from ready where queue_id = v_extent.queue_id and priority = v_extent.priority
         and stream = v_extent.stream and seq = v_extent.seq;
-      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at)
-      select v_extent.queue_id, v_extent.priority, 0, g.tenant_id, v_extent.attempt, lo, hi, v_extent.ready_at
+      insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi, ready_at, key_id)
+      select v_extent.queue_id, v_extent.priority, case when v_extent.key_id is null then 0 else 2 end, g.tenant_id,
+        v_extent.attempt, lo, hi, v_extent.ready_at, v_extent.key_id
       from (values (v_extent.lo, v_lo - 1), (v_hi + 1, v_extent.hi)) as rest (lo, hi) where lo <= hi;
       v_some := array(select generate_series(greatest(v_lo, v_extent.lo), least(v_hi, v_extent.hi)));
       insert into outcomes (id, tenant_id, queue_id, state, attempt, finished_at)

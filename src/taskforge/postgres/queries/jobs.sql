@@ -48,7 +48,7 @@ select j.id from taskforge.jobs j where j.id = any ($2::bigint[]) and j.tenant_i
 -- name: parents
 -- $1 tenant, $2 child, $3 parents after this one, $4 limit. Index: edges_pkey.
 select parent_id, on_failure, state from taskforge.edges
-where tenant_id = $1 and child_id = $2 and parent_id > $3 order by parent_id limit $4;
+where tenant_id = $1 and child_id = $2 and parent_id > greatest($3, 0) order by parent_id limit $4;
 
 -- name: ended
 -- $1 tenant, $2 ids: which of them have ended, or do not exist.

@@ -12,6 +12,7 @@ from taskforge.rest.contract import (
     queues,
     schedules,
     webhooks,
+    workflows,
 )
 from taskforge.rest.contract.parts import Operation
 
@@ -24,5 +25,6 @@ PATHS: dict[str, dict[str, Operation]] = {
     **bulk.PATHS,
     **batches.PATHS,
     **webhooks.PATHS,
+    **workflows.PATHS,
     **operations.PATHS,
 }
