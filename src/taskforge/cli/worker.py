@@ -33,6 +33,7 @@ class _Options(Struct, frozen=True):
     name: str
     drain: bool
     until_eof: bool
+    all_tenants: bool
 
 
 @click.command(cls=Command)
@@ -57,6 +58,9 @@ class _Options(Struct, frozen=True):
     "--drain", "--one-shot", "drain", is_flag=True, help="End when nothing waits or runs in the queues."
 )
 @click.option("--name", default="", help="How this worker is called; host and process id if not given.")
+@click.option(
+    "--all-tenants", is_flag=True, help="Serve the queues of these names in every tenant, each its share."
+)
 @click.option("--watch", is_flag=True, help="Start again when a Python file below this folder changes.")
 @until_eof
 @pass_common
@@ -70,6 +74,7 @@ def worker(
     drain: bool,
     name: str,
     watch: bool,
+    all_tenants: bool,
     until_eof: bool,
 ) -> int:
     """Run jobs with the handlers of a TaskForge object, such as `forge` in myapp/jobs.py: myapp.jobs:forge.
@@ -80,8 +85,11 @@ def worker(
     \b
     Examples:
       taskforge worker myapp.jobs:forge -q email -q default -c 50
+      taskforge worker myapp.jobs:forge --all-tenants       one fleet for every tenant
       taskforge worker taskforge.samples:forge --drain      the sample handlers, until all is done
     """
+    if all_tenants and drain:
+        raise click.UsageError("--drain cannot tell when every tenant is done; leave it or --all-tenants out")
     given = {
         "queues": ",".join(queues) or None,
         "concurrency": concurrency,
@@ -95,7 +103,7 @@ def worker(
         return asyncio.run(keep_fresh(sys.argv[1:], until_eof=until_eof, patience=settings.shutdown_timeout))
     forge = find_forge(app)
     export_settings(common)
-    options = _Options(settings.queues or forge.queues, name, drain, until_eof)
+    options = _Options(settings.queues or forge.queues, name, drain, until_eof, all_tenants)
     return run(_work(settings, forge, options))
 
 
@@ -174,6 +182,7 @@ async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
             shutdown_timeout=settings.shutdown_timeout,
             name=options.name,
             version=installed_version(),
+            is_shared=options.all_tenants,
             on_maintain=on_maintain,
         )
         await declare(core, ctx, declared)

@@ -36,7 +36,8 @@ class Lease(Struct, frozen=True):
     """Jobs of one queue handed to one worker for one attempt. `fence` must accompany every report on them.
 
     `job_types`, `payloads` and `options` run parallel to `ids`. A payload of None is too large to travel with the
-    claim and is fetched when the job starts. `options` is None when no job of the lease has any.
+    claim and is fetched when the job starts. `options` is None when no job of the lease has any. `is_limited`: others
+    wait for the slots that these jobs hold, so they start first.
     """
 
     fence: int
@@ -56,6 +57,7 @@ class Lease(Struct, frozen=True):
     queue_max_attempts: int
     queue_timeout: float
     queue_retry: RetryPolicy
+    is_limited: bool = False
 
 
 class Succeeded(Struct, frozen=True):

@@ -56,4 +56,5 @@ def _lease(row: asyncpg.Record) -> Lease:
         queue_max_attempts=row["queue_max_attempts"],
         queue_timeout=row["queue_timeout"],
         queue_retry=_decode_retry(row["queue_retry"]),
+        is_limited=row["is_limited"],
     )

@@ -41,6 +41,18 @@ async def register(
     return worker_id
 
 
+async def shared_queues(database: Database, names: Sequence[str]) -> tuple[int, ...]:
+    """The queues of these names in every tenant."""
+    [row] = await database.call(_LEASES["shared_queues"], names)
+    return tuple(row[0])
+
+
+async def serve_shared(database: Database, worker_id: int, names: Sequence[str]) -> tuple[int, ...]:
+    """As `shared_queues`, and the registration serves them from now on."""
+    [row] = await database.call(_LEASES["serve_shared"], worker_id, names)
+    return tuple(row[0])
+
+
 async def heartbeat(database: Database, worker_id: int, *, ttl: timedelta) -> Beat:
     """Renew the registration; `alive` False means that it is gone, with its leases."""
     rows = await database.call(_LEASES["heartbeat"], worker_id, ttl)

@@ -22,15 +22,24 @@ from taskforge.services.core import Core
 
 
 async def register(core: Core, ctx: Context, worker: RegisterWorker) -> Registration:
-    """A new registration for the worker's queues, which exist afterwards. It lives as long as its heartbeat."""
+    """A new registration for the worker's queues, which exist afterwards; one that is shared serves those of these
+    names that tenants have. It lives as long as its heartbeat."""
     for name in worker.queues:
         queue_rules.check_name(name, "/queues")
-    ids = await core.directory.ensure(ctx.tenant_id, worker.queues)
-    queue_ids = tuple(ids[name] for name in worker.queues)
+    if worker.is_shared:
+        queue_ids = await workers.shared_queues(core.database, worker.queues)
+    else:
+        ids = await core.directory.ensure(ctx.tenant_id, worker.queues)
+        queue_ids = tuple(ids[name] for name in worker.queues)
     worker_id = await workers.register(
         core.database, ctx.tenant_id, worker, queue_ids=queue_ids, ttl=core.worker_ttl
     )
     return Registration(worker_id, core.worker_ttl.total_seconds(), queue_ids)
+
+
+async def serve(core: Core, worker_id: int, names: Sequence[str]) -> tuple[int, ...]:
+    """The queues of these names in every tenant, as they are now; the shared worker's registration says so, too."""
+    return await workers.serve_shared(core.database, worker_id, names)
 
 
 async def claim(

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from msgspec import Struct
@@ -46,6 +47,8 @@ class Assignment(Struct, frozen=True):
     queue_name: str
     attempt: int
     fence: int
+    tenant_id: UUID
+    acts_for_tenant: bool
     seconds: float
 
 
@@ -143,6 +146,8 @@ def run(job: Assignment, known: dict[str, tuple[Callable[..., Any], Binding]], w
         queue_name=job.queue_name,
         attempt=job.attempt,
         fence=job.fence,
+        tenant_id=job.tenant_id,
+        acts_for_tenant=job.acts_for_tenant,
         deadline=time.monotonic() + job.seconds,
         on_progress=words.note,
     )

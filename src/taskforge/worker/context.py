@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
+from taskforge.domain.tenants import DEFAULT_TENANT
 from taskforge.worker.answers import Cancel
 from taskforge.worker.conclusions import storable
 
@@ -32,6 +34,9 @@ class Logger(Protocol):
 class JobContext:
     """One attempt, as its handler sees it. `deadline` is on the clock of `time.monotonic()`.
 
+    `tenant_id` is whose job it is. On a worker that serves several tenants what a handler submits or asks for through
+    the SDK is that tenant's, too (`acts_for_tenant`).
+
     `f"{job_id}:{fence}"` is unique to this attempt; `job_id` alone is the same for all attempts of the job.
     """
 
@@ -44,6 +49,8 @@ class JobContext:
         attempt: int,
         fence: int,
         deadline: float,
+        tenant_id: UUID = DEFAULT_TENANT,
+        acts_for_tenant: bool = False,
         on_progress: Callable[[JobContext], None] = lambda context: None,
     ) -> None:
         self.job_id = job_id
@@ -52,6 +59,8 @@ class JobContext:
         self.attempt = attempt
         self.fence = fence
         self.deadline = deadline
+        self.tenant_id = tenant_id
+        self.acts_for_tenant = acts_for_tenant
         self.cancelled = False
         self.fraction = 0.0
         self.message = ""
@@ -89,6 +98,15 @@ class JobContext:
 
 current: ContextVar[Callable[[], JobContext]] = ContextVar("taskforge_job")
 """Gives the context of the running job. It holds a function so that a slot sets it once, not once per job."""
+
+
+def tenant_acted_for() -> UUID | None:
+    """The tenant of the running job, on a worker that serves several; None everywhere else."""
+    try:
+        context = current.get()()
+    except LookupError:
+        return None
+    return context.tenant_id if context.acts_for_tenant else None
 
 
 def current_job() -> JobContext:

@@ -62,6 +62,8 @@ class Elsewhere:
                         queue_name=context.queue_name,
                         attempt=context.attempt,
                         fence=context.fence,
+                        tenant_id=context.tenant_id,
+                        acts_for_tenant=context.acts_for_tenant,
                         seconds=context.deadline - time.monotonic(),
                     ),
                     context.progress,

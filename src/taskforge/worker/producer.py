@@ -21,6 +21,8 @@ from taskforge.worker.source import Source, Standing
 log = structlog.get_logger("taskforge.worker")
 
 STOCK_SECONDS = 0.1
+SHARED_STOCK_SECONDS = 0.02
+SOON_SECONDS = 0.01
 FIRST_POLL = 0.005
 LONGEST_POLL = 2.0
 FIRST_PAUSE = 0.1
@@ -39,6 +41,7 @@ class Producer:
         *,
         concurrency: int,
         most: int,
+        is_shared: bool = False,
         rng: Random | None = None,
     ) -> None:
         self._source = source
@@ -53,6 +56,9 @@ class Producer:
         self._stopping = False
         self._ended_before = 0
         self._measured_at = time.monotonic()
+        self._soon = 0
+        # A tenant's job waits for the next claim, however much another tenant has here: so the stock is small.
+        self._stock_seconds = SHARED_STOCK_SECONDS if is_shared else STOCK_SECONDS
         self._set_prefetch(min(concurrency, most))
         slots.on_low = self._hungry.set
 
@@ -104,7 +110,7 @@ class Producer:
         worker_id = self._standing.worker_id
         await self._doubts.settle(worker_id)
         try:
-            leases = await self._source.claim(worker_id, want=want, startable=self._startable())
+            leases = await self._source.claim(worker_id, want=want, startable=self.startable())
         except (Unavailable, OSError, TimeoutError):
             self._doubts.arise()
             raise
@@ -121,17 +127,20 @@ class Producer:
             return 0
         return idle + self._prefetch - stock
 
-    def _startable(self) -> int:
-        """How many jobs would start at once if they came now."""
-        return max(0, len(self._slots.idle) - len(self._slots.stock))
+    def startable(self) -> int:
+        """How many jobs would start at once if they came now. Limited ones go to the head of the stock, so while it
+        feeds the slots that is what ends within a hundredth of a second: else a full stock would shut them out."""
+        stock, idle = len(self._slots.stock), len(self._slots.idle)
+        return max(idle - stock, self._soon if stock else 0, 0)
 
     def _measure(self) -> None:
         now = time.monotonic()
         elapsed = now - self._measured_at
         ended = self._completer.added - self._ended_before
-        if elapsed < 0.001 or (ended == 0 and elapsed < STOCK_SECONDS):
+        if elapsed < 0.001 or (ended == 0 and elapsed < self._stock_seconds):
             return
-        measured = ended / elapsed * STOCK_SECONDS
+        measured = ended / elapsed * self._stock_seconds
+        self._soon = max(1, int(ended / elapsed * SOON_SECONDS)) if measured >= 1 else 0
         # Half the old value, so that one hiccup does not empty the stock; growth counts at once.
         self._set_prefetch(min(self._most, int(max(measured, (measured + self._prefetch) / 2))))
         self._restart_measurement()

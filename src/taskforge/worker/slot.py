@@ -86,6 +86,8 @@ class Slot:
                 attempt=lease.attempt,
                 fence=lease.fence,
                 deadline=self.started / 1e9 + self.timeout,
+                tenant_id=lease.tenant_id,
+                acts_for_tenant=self._slots.is_shared,
                 on_progress=self._slots.on_progress,
             )
         return self._context

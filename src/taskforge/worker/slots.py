@@ -11,8 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
-from itertools import repeat
+from itertools import repeat, zip_longest
 from random import Random
+from uuid import UUID
 
 import structlog
 
@@ -39,7 +40,8 @@ class Slots:
     """The slots of one worker and the stock they take from.
 
     `on_low` is called when the stock has fallen below `low` or a slot found it empty. `grace` is how long a
-    cancelled handler may take to end before its slot is given to other jobs.
+    cancelled handler may take to end before its slot is given to other jobs. A worker that `is_shared` runs jobs of
+    several tenants by turns.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Slots:
         on_low: Callable[[], None] = lambda: None,
         on_progress: Callable[[JobContext], None] = lambda context: None,
         grace: float = GRACE,
+        is_shared: bool = False,
         rng: Random | None = None,
     ) -> None:
         self.handlers = handlers
@@ -70,6 +73,7 @@ class Slots:
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
         self._grace_ns = int(grace * 1e9)
+        self.is_shared = is_shared
         self._sweeper: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self.cells = journal.running
@@ -87,9 +91,13 @@ class Slots:
         now = time.monotonic_ns()
         for lease in leases:
             ids, held = lease.ids, Held(lease, now)
-            self.stock.extend(
-                zip(repeat(held), range(len(ids)), ids, lease.job_types, lease.payloads, strict=False)
-            )
+            items = zip(repeat(held), range(len(ids)), ids, lease.job_types, lease.payloads, strict=False)
+            if lease.is_limited:
+                self.stock.extendleft(reversed(list(items)))
+            else:
+                self.stock.extend(items)
+        if self.is_shared:
+            self._take_turns()
         added = len(self.stock) - before
         if self.stopping:
             self._release_stock()
@@ -99,6 +107,16 @@ class Slots:
         if added and self._sweeper is None:
             self._sweeper = self.loop.call_later(SWEEP, self._sweep)
         return added
+
+    def _take_turns(self) -> None:
+        """Jobs of several tenants one after another, so that none waits behind all that another has here."""
+        lines: dict[UUID, list[Item]] = {}
+        for item in self.stock:
+            lines.setdefault(item[0].lease.tenant_id, []).append(item)
+        if len(lines) > 1:
+            self.stock.clear()
+            for turn in zip_longest(*lines.values()):
+                self.stock.extend(item for item in turn if item is not None)
 
     def cancel(self, job_ids: Iterable[int]) -> None:
         """Stop these jobs where they are here; they end cancelled. A handler in a thread is only told."""

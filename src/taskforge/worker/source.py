@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,6 +11,9 @@ from taskforge.domain.leases import FinishResult, Lease, LeaseReport, Progress, 
 from taskforge.domain.tenants import Context
 from taskforge.services import leases
 from taskforge.services.core import Core
+
+LOOK_SECONDS = 2.0
+"""How soon a worker that serves every tenant finds queues that were made after it started."""
 
 
 class Source(Protocol):
@@ -52,13 +56,18 @@ class DirectSource:
         self._ctx = ctx
         self._worker = worker
         self.queue_ids: tuple[int, ...] = ()
+        self._looked_at = 0.0
 
     async def register(self) -> Registration:
         registration = await leases.register(self._core, self._ctx, self._worker)
         self.queue_ids = registration.queue_ids
+        self._looked_at = time.monotonic()
         return registration
 
     async def claim(self, worker_id: int, *, want: int, startable: int) -> list[Lease]:
+        if self._worker.is_shared and time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self.queue_ids = await leases.serve(self._core, worker_id, self._worker.queues)
+            self._looked_at = time.monotonic()
         return await leases.claim(self._core, worker_id, self.queue_ids, want=want, startable=startable)
 
     async def disown(self, worker_id: int, *, above: int, known: Sequence[int]) -> int:

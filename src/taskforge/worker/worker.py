@@ -37,6 +37,7 @@ HURRIED_WORDS = 2.0
 class Worker:
     """Runs jobs of `queues` with `handlers`. `start` and `stop`, or `run` until a signal.
 
+    A worker that `is_shared` serves the queues of these names in every tenant, each tenant its share.
     `on_maintain` hears with every beat whether this process is the one that should run the maintenance loops.
     """
 
@@ -53,6 +54,7 @@ class Worker:
         grace: float = GRACE,
         name: str = "",
         version: str = "",
+        is_shared: bool = False,
         on_maintain: Callable[[bool], None] = lambda maintain: None,
     ) -> None:
         if not queues:
@@ -75,6 +77,7 @@ class Worker:
             version=version,
             host=host,
             pid=os.getpid(),
+            is_shared=is_shared,
         )
         self._source = DirectSource(core, ctx or Context(), self._registration)
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,6 +121,7 @@ class Worker:
             journal=self._journal,
             on_progress=self._progress.note,
             grace=self._grace,
+            is_shared=self._registration.is_shared,
         )
         self._producer = Producer(
             self._source,
@@ -126,6 +130,7 @@ class Worker:
             self._completer,
             concurrency=self._concurrency,
             most=self._prefetch,
+            is_shared=self._registration.is_shared,
         )
         self.heartbeat = Heartbeat(
             self._core.database.dsn,

@@ -33,6 +33,7 @@ def test_the_promised_commands_are_there() -> None:
         "tenant",
         "schedules",
         "batches",
+        "workflows",
         "webhooks",
         "dead-letters",
         "bulk",

@@ -163,3 +163,38 @@ async def test_jobs_claimed_under_an_old_registration_are_not_run(rig, lease) ->
         r.source.claim = claim
         assert await producer.run_once(5) == 0
         assert not r.slots.stock
+
+
+async def test_of_limited_queues_only_what_starts_at_once_is_asked_for(rig, lease) -> None:
+    gate = asyncio.Event()
+
+    async def slow() -> None:
+        await gate.wait()
+
+    async with producing(rig, slow, start=False) as (r, producer):
+        assert producer.startable() == 4
+        r.slots.put([lease("slow", [b"{}"] * 3)])
+        await asyncio.sleep(0)
+        assert producer.startable() == 1
+        r.slots.put([lease("slow", [b"{}"] * 3, first_id=10)])
+        await asyncio.sleep(0)
+        assert producer.startable() == 0  # all are busy and nothing ends soon
+        gate.set()
+
+
+async def test_a_stock_that_feeds_the_slots_does_not_shut_limited_queues_out(rig, lease) -> None:
+    gate = asyncio.Event()
+
+    async def slow() -> None:
+        await gate.wait()
+
+    async with producing(rig, slow, start=False, most=1_000) as (r, producer):
+        r.slots.put([lease("slow", [b"{}"] * 100)])
+        await asyncio.sleep(0)
+        for ended, startable in ((20, 1), (5_000, 50), (5, 0)):
+            producer._measured_at -= 1.0
+            r.completer.added += ended
+            producer.want()
+            assert producer.startable() == pytest.approx(startable, abs=1)
+        r.slots.stock.clear()
+        gate.set()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextvars import ContextVar
+from uuid import uuid4
 
 import pytest
 
@@ -290,3 +291,35 @@ async def test_one_failing_job_leaves_its_neighbours_alone(rig, lease) -> None:
     async with rig(job) as r:
         outcomes = await r.run(lease("job", [b'{"n":%d}' % n for n in range(10)]))
     assert [isinstance(o, Failed) for o in outcomes] == [False, True] * 5
+
+
+async def test_jobs_that_hold_a_limited_slot_start_before_the_stock(rig, lease) -> None:
+    ran: list[str] = []
+
+    async def note(name: str) -> None:
+        ran.append(name)
+        await asyncio.sleep(0)
+
+    def named(*names: str, first_id: int, **changes):
+        return lease("note", [b'{"name": "%b"}' % n.encode() for n in names], first_id=first_id, **changes)
+
+    async with rig(note, concurrency=1) as r:
+        await r.run(
+            named("a", "b", first_id=1, fence=1), named("c", "d", first_id=10, fence=2, is_limited=True)
+        )
+    assert ran == ["c", "d", "a", "b"]
+
+
+async def test_on_a_shared_worker_tenants_take_turns(rig, lease) -> None:
+    ran: list[str] = []
+
+    async def note(name: str) -> None:
+        ran.append(name)
+        await asyncio.sleep(0)
+
+    async with rig(note, concurrency=1) as r:
+        r.slots.is_shared = True
+        flood = lease("note", [b'{"name": "a"}'] * 6, first_id=1, fence=1)
+        other = lease("note", [b'{"name": "b"}'] * 2, first_id=10, fence=2, tenant_id=uuid4())
+        await r.run(flood, other)
+    assert ran == list("abab") + list("aaaa")

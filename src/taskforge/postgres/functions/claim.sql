@@ -72,13 +72,16 @@ $$;
 -- Make leases of extents that were taken, one per attempt, and read their jobs; one row per lease, jobs in id order.
 -- Job rows are read here, after the extents were taken: a reader in the calling statement would have an older snapshot
 -- and miss jobs committed in between.
+drop function if exists taskforge.hand_out(
+  bigint, queues, smallint, bigint, bigint[], smallint[], bigint[], bigint[], integer);
+
 create or replace function taskforge.hand_out(
-  p_worker bigint, p_queue queues, p_priority smallint, p_key bigint, p_limits bigint[],
+  p_worker bigint, p_queue queues, p_priority smallint, p_key bigint, p_limits bigint[], p_is_limited boolean,
   p_attempts smallint[], p_los bigint[], p_his bigint[], p_taken integer
 ) returns table (
   fence bigint, tenant_id uuid, queue_id integer, queue_name text, priority smallint, attempt smallint,
   ids bigint[], job_types text[], payloads bytea[], max_attempts smallint[], timeouts double precision[],
-  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb
+  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb, is_limited boolean
 )
 language plpgsql security invoker
 as $$
@@ -120,6 +123,7 @@ begin
     queue_max_attempts := p_queue.max_attempts;
     queue_timeout := p_queue.timeout_seconds;
     queue_retry := p_queue.retry;
+    is_limited := p_is_limited;
     return next;
   end loop;
 end
@@ -204,12 +208,13 @@ $$;
 -- taken by turns of their keys (take_keyed). A shared worker divides what it wants among tenants first (share_out).
 -- Lock order: rows of `limits` that concern active queues, by id; then nothing that could be waited for.
 drop function if exists taskforge.claim(bigint, integer[], integer);
+drop function if exists taskforge.claim(bigint, integer[], integer, integer);
 
 create or replace function taskforge.claim(p_worker bigint, p_queues integer[], p_want integer, p_startable integer)
 returns table (
   fence bigint, tenant_id uuid, queue_id integer, queue_name text, priority smallint, attempt smallint,
   ids bigint[], job_types text[], payloads bytea[], max_attempts smallint[], timeouts double precision[],
-  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb
+  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb, is_limited boolean
 )
 language plpgsql security definer
 set search_path = taskforge, pg_temp
@@ -322,8 +327,11 @@ begin
       if v_lane > v_lanes then
         for v_took in select * from take_keyed(v_queue, v_part, v_startable) loop
           v_left := v_left - v_took.taken;
+          if v_limits is null and v_took.is_limited then
+            v_startable := v_startable - v_took.taken;
+          end if;
           return query select * from hand_out(p_worker, v_queue, v_took.priority, v_took.key_id, v_took.key_id || v_limits,
-            v_took.attempts, v_took.los, v_took.his, v_took.taken);
+            v_limits is not null or v_took.is_limited, v_took.attempts, v_took.los, v_took.his, v_took.taken);
         end loop;
       else
         -- What came back goes first but may take only half, so that a storm of retries cannot hold up fresh work.
@@ -340,14 +348,14 @@ begin
           v_left := v_left - v_took.taken;
           v_part := v_part - v_took.taken;
           return query select * from hand_out(p_worker, v_queue, v_priorities[v_lane], null, v_limits,
-            v_took.attempts, v_took.los, v_took.his, v_took.taken);
+            v_limits is not null, v_took.attempts, v_took.los, v_took.his, v_took.taken);
         end loop;
       end if;
       v_total := v_total - (v_before - v_left);
       if v_limits is not null then
         v_room := use_room(v_room, v_queue.queue_id, v_share.tenant_id, v_before - v_left);
       end if;
-      if v_limits is not null or v_lane > v_lanes then
+      if v_limits is not null then
         v_startable := v_startable - (v_before - v_left);
       end if;
     end loop;

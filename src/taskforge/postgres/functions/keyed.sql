@@ -252,8 +252,11 @@ $$;
 -- key may take, what it could not take stays for its next turn, and a key that runs empty loses it. Turns go on where the
 -- last claim stopped. The caller holds the queue's own row, so claims of one queue take turns, too.
 -- Cost: the keys that get a turn, not those that wait, nor those at their limit.
+drop function if exists taskforge.take_keyed(taskforge.queues, integer, integer);
+
 create or replace function taskforge.take_keyed(p_queue taskforge.queues, p_want integer, p_startable integer)
-returns table (key_id bigint, priority smallint, attempts smallint[], los bigint[], his bigint[], taken integer)
+returns table (
+  key_id bigint, priority smallint, attempts smallint[], los bigint[], his bigint[], taken integer, is_limited boolean)
 language plpgsql security invoker
 as $$
 #variable_conflict use_column
@@ -266,6 +269,7 @@ declare
   v_locked bigint[];
   v_quantum real;
   v_left integer := p_want;
+  v_startable integer := p_startable;
   v_before integer;
   v_key limits;
   v_room integer;
@@ -293,8 +297,9 @@ begin
         v_rate := start_rate(v_key, v_windows, 0);
         v_room := least(v_room, v_rate.room);
       end if;
-      if v_windows is not null or coalesce(v_key.max_concurrency, v_most) is not null then
-        v_room := least(v_room, p_startable - (p_want - v_left));
+      is_limited := v_windows is not null or coalesce(v_key.max_concurrency, v_most) is not null;
+      if is_limited then
+        v_room := least(v_room, v_startable);
       end if;
       v_share := v_key.deficit + v_key.weight * v_quantum;
       v_took := 0;
@@ -313,6 +318,7 @@ begin
         end loop;
       end if;
       v_left := v_left - v_took;
+      v_startable := v_startable - case when is_limited then v_took else 0 end;
       if v_windows is not null then
         if v_took > 0 then
           select * into v_key from limits where limit_id = v_key.limit_id;

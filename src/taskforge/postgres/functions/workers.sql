@@ -17,6 +17,27 @@ as $$
   returning worker_id;
 $$;
 
+-- The queues of these names in every tenant: what a shared worker serves.
+create or replace function taskforge.shared_queues(p_names text[]) returns integer[]
+language sql stable security definer
+set search_path = taskforge, pg_temp
+as $$
+  select array(select queue_id from queues where name = any (p_names) and deleted_at is null order by queue_id);
+$$;
+
+-- The same, and the registration says so from now on.
+create or replace function taskforge.serve_shared(p_worker bigint, p_names text[]) returns integer[]
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+as $$
+declare
+  v_queues integer[] := shared_queues(p_names);
+begin
+  update workers set queues = v_queues where worker_id = p_worker and is_shared and queues is distinct from v_queues;
+  return v_queues;
+end
+$$;
+
 -- Renew a registration. No row back: it is gone, and so are its leases.
 -- A late heartbeat still renews while nobody has reaped the worker: its leases are untouched, so no harm is done.
 -- maintain: this process is the one that should run the maintenance loops now. A server comes before a worker, then the

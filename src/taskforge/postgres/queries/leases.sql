@@ -3,6 +3,12 @@
 -- name: register
 select taskforge.register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
+-- name: shared_queues
+select taskforge.shared_queues($1);
+
+-- name: serve_shared
+select taskforge.serve_shared($1, $2);
+
 -- name: claim
 select * from taskforge.claim($1, $2, $3, $4);
 
