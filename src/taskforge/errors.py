@@ -7,6 +7,7 @@
     |-- Forbidden                  known, but not allowed
     |-- NotFound                   no such thing in this tenant
     |-- Conflict                   the thing is in a state that does not permit this
+    |-- Outdated                   the thing was changed since the caller looked at it
     |-- TooLarge                   over a size limit
     |-- UnsupportedMedia           a content type or encoding we do not read
     |-- Unavailable                not now; `retry_after` says when to try again
@@ -73,6 +74,10 @@ class NotFound(TaskForgeError):
 
 class Conflict(TaskForgeError):
     """The thing is in a state that does not permit this."""
+
+
+class Outdated(TaskForgeError):
+    """The thing was changed since the caller looked at it."""
 
 
 class TooLarge(TaskForgeError):

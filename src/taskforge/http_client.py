@@ -26,6 +26,7 @@ _BY_STATUS: dict[int, type[TaskForgeError]] = {
     403: errors.Forbidden,
     404: errors.NotFound,
     409: errors.Conflict,
+    412: errors.Outdated,
     413: errors.TooLarge,
     415: errors.UnsupportedMedia,
     422: errors.Invalid,

@@ -38,6 +38,7 @@ from taskforge.postgres import jobs as job_rows
 from taskforge.postgres import maintenance
 from taskforge.runtime.bulk_runner import BulkRunner
 from taskforge.services import bulk, control, dead_letters, jobs, leases, queues
+from taskforge.services import health as healths
 from tests.support.engine import (
     NEVER,
     Engine,
@@ -516,7 +517,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert view.cancel_requested == job.is_cancel_asked
             assert (view.queue_name, view.priority) == (job.queue, job.priority)
         for queue in QUEUES:
-            health = await queues.health(engine.core, engine.ctx, queue)
+            health = await healths.of_queue(engine.core, engine.ctx, queue)
             counted = Counter(job.state for job in self.model.values() if job.queue == queue)
             told = {
                 "pending": health.pending,

@@ -10,12 +10,13 @@ from uuid import UUID
 
 from taskforge.api import Api
 from taskforge.cli.command import Common
+from taskforge.domain.health import QueueHealth
 from taskforge.domain.jobs import JobDraft, JobFilter, JobView, Verdict
-from taskforge.domain.queues import QueueChange, QueueDraft, QueueHealth
+from taskforge.domain.queues import QueueChange, QueueDraft
 from taskforge.domain.tenants import DEFAULT_TENANT, Context
 from taskforge.errors import NotFound
 from taskforge.rest.schemas import QueueView
-from taskforge.services import dead_letters, jobs, queues
+from taskforge.services import dead_letters, health, jobs, queues
 from taskforge.services.core import Core
 from taskforge.services.pages import Page
 from taskforge.settings import Settings
@@ -143,7 +144,7 @@ class DirectAccess:
         return QueueView.of(await change(self._core, self._ctx, name))
 
     async def health(self, name: str) -> QueueHealth:
-        return await queues.health(self._core, self._ctx, name)
+        return await health.of_queue(self._core, self._ctx, name)
 
     async def list_dead_letters(self, name: str, *, limit: int, cursor: str | None) -> Page[JobView]:
         return await dead_letters.list_dead_letters(self._core, self._ctx, name, limit=limit, cursor=cursor)

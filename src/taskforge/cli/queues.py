@@ -9,14 +9,13 @@ from uuid import UUID
 
 import click
 import msgspec
-from msgspec import UNSET
 
+from taskforge.api import path_of
 from taskforge.cli.access import Access, open_access
 from taskforge.cli.command import ClientGroup, Common, pass_common
-from taskforge.cli.kinds import duration
-from taskforge.cli.output import confirm, details, emit, progress, say, table
-from taskforge.domain.queues import QueueChange, QueueDraft, QueueHealth
-from taskforge.domain.retry import RetryPolicy
+from taskforge.cli.output import confirm, details, emit, progress, say, shown, table
+from taskforge.cli.queue_settings import given, settings_options
+from taskforge.domain.queues import DEFAULT_SETTINGS, SETTING_NAMES, Pause, QueueChange, QueueDraft
 from taskforge.rest.schemas import QueueView
 
 T = TypeVar("T")
@@ -80,45 +79,12 @@ def list_(common: Common, tenant: UUID | None) -> None:
 @pass_common
 def show(common: Common, name: str, tenant: UUID | None) -> None:
     """Show one queue and its policy."""
-    _print(common, ask(common, tenant, lambda access: access.get_queue(name)))
-
-
-def policy_option(_: click.Context, __: click.Parameter, value: str | None) -> RetryPolicy | None:
-    """An option's callback: a retry policy, by its kind or as JSON."""
-    if value is None:
-        return None
-    text = value if value.lstrip().startswith("{") else msgspec.json.encode({"kind": value}).decode()
-    try:
-        return msgspec.json.decode(text, type=RetryPolicy)
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(
-            f'{error}; write exponential, linear, fixed, or a policy like {{"kind": "fixed", "base_seconds": 10}}'
-        ) from None
-
-
-def _policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--retry", callback=policy_option, metavar="POLICY", help="exponential, linear, fixed, or JSON."
-        ),
-        click.option("--timeout", type=duration, metavar="DURATION", help="How long one attempt may run."),
-        click.option("--max-attempts", type=int, help="Attempts before a job is a dead letter, 1 to 100."),
-        click.option("--priority", type=int, help="Against other queues, higher first, -1000 to 1000."),
-    ):
-        command = option(command)
-    return command
-
-
-def _given(
-    priority: int | None, max_attempts: int | None, timeout: float | None, retry: RetryPolicy | None
-) -> dict[str, Any]:
-    values = {"priority": priority, "max_attempts": max_attempts, "timeout_seconds": timeout, "retry": retry}
-    return {name: value for name, value in values.items() if value is not None}
+    print_queue(common, ask(common, tenant, lambda access: access.get_queue(name)))
 
 
 @queues.command()
 @click.argument("name")
-@_policy_options
+@settings_options
 @tenant_option
 @pass_common
 def create(common: Common, /, name: str, tenant: UUID | None, **policy: Any) -> None:
@@ -128,27 +94,37 @@ def create(common: Common, /, name: str, tenant: UUID | None, **policy: Any) -> 
     Example:
       taskforge queues create email --max-attempts 8 --timeout 30s --retry linear
     """
-    draft = QueueDraft(name=name, **_given(**policy))
-    _print(common, ask(common, tenant, lambda access: access.create_queue(draft)))
+    draft = QueueDraft(name=name, **given(policy))
+    print_queue(common, ask(common, tenant, lambda access: access.create_queue(draft)))
 
 
 @queues.command()
 @click.argument("name")
-@_policy_options
+@settings_options
+@click.option("--comment", help="Why; kept with the version.")
+@click.option("--if-version", type=int, metavar="N", help="Only if the queue is still at this version.")
 @tenant_option
 @pass_common
-def update(common: Common, /, name: str, tenant: UUID | None, **policy: Any) -> None:
+def update(
+    common: Common,
+    /,
+    name: str,
+    comment: str | None,
+    if_version: int | None,
+    tenant: UUID | None,
+    **policy: Any,
+) -> None:
     """Change a queue; what is not given stays. Jobs that wait already follow, unless they say otherwise themselves.
 
     \b
     Example:
-      taskforge queues update email --timeout 2m
+      taskforge queues update email --timeout 2m --max-concurrency 10 --comment "the mail server is slow"
     """
-    given = _given(**policy)
-    if not given:
-        raise click.UsageError("nothing to change; give --priority, --max-attempts, --timeout or --retry")
-    change = QueueChange(**{name: given.get(name, UNSET) for name in QueueChange.__struct_fields__})
-    _print(common, ask(common, tenant, lambda access: access.update_queue(name, change)))
+    changes = given(policy)
+    if not changes:
+        raise click.UsageError("nothing to change; give at least one setting, for example --max-attempts 8")
+    change = QueueChange(**changes, comment=comment, if_version=if_version)
+    print_queue(common, ask(common, tenant, lambda access: access.update_queue(name, change)))
 
 
 @queues.command()
@@ -165,11 +141,16 @@ def delete(common: Common, name: str, yes: bool, tenant: UUID | None) -> None:
 
 @queues.command()
 @click.argument("name")
+@click.option("--reason", help="Why; shown to whoever wonders.")
 @tenant_option
 @pass_common
-def pause(common: Common, name: str, tenant: UUID | None) -> None:
+def pause(common: Common, name: str, reason: str | None, tenant: UUID | None) -> None:
     """Take no more jobs from a queue. Submits are still accepted; running jobs go on."""
-    _print(common, ask(common, tenant, lambda access: access.set_paused(name, True)))
+    path = path_of("queues", name, "pause")
+    body = Pause(reason)
+    print_queue(
+        common, ask(common, tenant, lambda access: access.api.call("POST", path, body, reads=QueueView))
+    )
 
 
 @queues.command()
@@ -178,53 +159,7 @@ def pause(common: Common, name: str, tenant: UUID | None) -> None:
 @pass_common
 def resume(common: Common, name: str, tenant: UUID | None) -> None:
     """Take jobs from a paused queue again."""
-    _print(common, ask(common, tenant, lambda access: access.set_paused(name, False)))
-
-
-@queues.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
-@tenant_option
-@pass_common
-def health(common: Common, names: tuple[str, ...], tenant: UUID | None) -> None:
-    """Show depth, oldest wait and rates; of all queues when none is named. Rates are those of the last minute."""
-
-    async def fetch(access: Access) -> list[QueueHealth]:
-        wanted = names or [queue.name for queue in (await access.list_queues(limit=500, cursor=None)).data]
-        return [await access.health(name) for name in wanted]
-
-    found = ask(common, tenant, fetch)
-    if common.is_json:
-        for queue in found:
-            emit(queue)
-        return
-    columns = (
-        "queue",
-        "pending",
-        "scheduled",
-        "retrying",
-        "processing",
-        "dead",
-        "oldest",
-        "in/s",
-        "done/s",
-        "workers",
-    )
-    rows = [
-        (
-            f"{q.queue_name} (paused)" if q.paused else q.queue_name,
-            q.pending,
-            q.scheduled,
-            q.retrying,
-            q.processing,
-            q.dead_letters,
-            "-" if q.oldest_wait_seconds is None else f"{q.oldest_wait_seconds:.1f} s",
-            f"{q.submitted_per_second:.1f}",
-            f"{q.finished_per_second:.1f}",
-            q.workers,
-        )
-        for q in found
-    ]
-    table(columns, rows, right=columns[1:])
+    print_queue(common, ask(common, tenant, lambda access: access.set_paused(name, False)))
 
 
 @queues.command("dead-letters")
@@ -301,20 +236,39 @@ def _count(common: Common, verb: str, count: int) -> None:
         say(f"{verb} {count}")
 
 
-def _print(common: Common, queue: QueueView) -> None:
+def print_queue(common: Common, queue: QueueView) -> None:
     if common.is_json:
         emit(queue)
         return
     policy = queue.retry
+    extra = [(name, _setting(queue, name)) for name in SETTING_NAMES]
     details(
         (
             ("queue", queue.name),
-            ("paused", queue.paused),
+            ("version", queue.version),
+            ("paused", _pause_text(queue)),
             ("priority", queue.priority),
             ("max attempts", queue.max_attempts),
             ("timeout", f"{queue.timeout_seconds:g} s"),
             ("retry", f"{policy.kind}, {msgspec.json.encode(policy).decode()}"),
+            *((name.replace("_", " "), text) for name, text in extra if text is not None),
             ("created", queue.created_at),
             ("updated", queue.updated_at),
         )
     )
+
+
+def _pause_text(queue: QueueView) -> str:
+    if not queue.paused:
+        return "no"
+    return f"by {queue.paused_by} since {shown(queue.paused_at)}" + (
+        f": {queue.pause_reason}" if queue.pause_reason else ""
+    )
+
+
+def _setting(queue: QueueView, name: str) -> str | None:
+    """None for what the queue leaves alone."""
+    value = getattr(queue, name)
+    if value == getattr(DEFAULT_SETTINGS, name):
+        return None
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

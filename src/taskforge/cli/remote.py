@@ -9,8 +9,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import UNSET, Raw, Struct, structs
 
+from taskforge.domain.health import QueueHealth
 from taskforge.domain.jobs import JobDraft, JobFilter, JobView, Verdict
-from taskforge.domain.queues import QueueChange, QueueDraft, QueueHealth
+from taskforge.domain.queues import QueueChange, QueueDraft
 from taskforge.errors import TaskForgeError
 from taskforge.http_client import HttpClient, _item, _view
 from taskforge.rest.schemas import BatchAnswer, Purged, QueuePage, QueueView, Redriven

@@ -20,6 +20,8 @@ from taskforge.cli.doctor import doctor
 from taskforge.cli.jobs import jobs
 from taskforge.cli.limits import keys, set_key, tenant
 from taskforge.cli.migrate import migrate
+from taskforge.cli.queue_health import health
+from taskforge.cli.queue_versions import revert, versions
 from taskforge.cli.queues import queues
 from taskforge.cli.schedules import schedules
 from taskforge.cli.server import server
@@ -72,6 +74,8 @@ for _command in (
     taskforge.add_command(_command)
 queues.add_command(keys)
 queues.add_command(set_key)
+for _command in (health, versions, revert):
+    queues.add_command(_command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -18,7 +18,8 @@ from taskforge.cli.control import json_value
 from taskforge.cli.kinds import duration, moment
 from taskforge.cli.output import confirm, details, emit, say, table
 from taskforge.cli.paging import collect
-from taskforge.cli.queues import ask, policy_option, tenant_option
+from taskforge.cli.queue_settings import retry_policy
+from taskforge.cli.queues import ask, tenant_option
 from taskforge.domain.schedules import MAX_PREVIEW, Missed, Overlap, Tick
 from taskforge.rest.schedule_schemas import Firings, SchedulePage, ScheduleRun, ScheduleView, TickPage
 from taskforge.services.pages import Page
@@ -33,7 +34,7 @@ def schedules() -> None:
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--retry", callback=policy_option, metavar="POLICY", help="As of a queue."),
+        click.option("--retry", type=retry_policy, metavar="POLICY", help="As of a queue."),
         click.option("--tag", "tags", metavar="TAG", multiple=True, help="Can be given several times."),
         click.option("--timeout", type=duration, metavar="DURATION", help="How long one attempt may run."),
         click.option("--max-attempts", type=int, help="As the queue says if not given."),

@@ -18,7 +18,7 @@ from taskforge.cli.process import end_with_stdin, installed_version, run, until_
 from taskforge.settings import Settings
 
 if TYPE_CHECKING:
-    from taskforge.domain.queues import QueueHealth
+    from taskforge.domain.health import QueueHealth
     from taskforge.services.core import Core
 
 _LAST_SECONDS = 5.0
@@ -149,12 +149,10 @@ async def _queue_stats(core: Core) -> list[QueueHealth]:
     """For /metrics: the default tenant's queues. Nothing while the database is away, so that the other figures stay."""
     from taskforge.domain.tenants import Context
     from taskforge.errors import TaskForgeError
-    from taskforge.services import queues
+    from taskforge.services import health
 
-    ctx = Context()
     try:
-        page = await queues.list_queues(core, ctx, limit=_MOST_QUEUES_SHOWN)
-        return [await queues.health(core, ctx, queue.name) for queue in page.data]
+        return (await health.of_all(core, Context(), limit=_MOST_QUEUES_SHOWN)).queues
     except TaskForgeError as error:
         log.warning("server.queues_unknown", error=error.code, detail=error.detail)
         return []

@@ -205,12 +205,12 @@ async def _work(settings: Settings, forge: TaskForge, options: _Options) -> int:
 
 async def _stop_when_done(core: Core, ctx: Context, queues: Sequence[str], is_beating: asyncio.Event) -> None:
     """Once the worker runs: stop it as by SIGTERM when its queues hold no job that waits or runs."""
-    from taskforge.services.queues import health
+    from taskforge.services import health
 
     await is_beating.wait()
     while True:
         try:
-            found = [await health(core, ctx, name) for name in queues]
+            found = [await health.of_queue(core, ctx, name) for name in queues]
         except TaskForgeError:
             found = []
         if found and all(queue.pending == 0 and queue.processing == 0 for queue in found):

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from msgspec import UNSET, Struct, UnsetType
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from taskforge.domain.retry import DEFAULT_POLICY, RetryPolicy, check_policy
 from taskforge.domain.terms import MAX_TERM_SECONDS, Refuse, Webhook, check_webhook
@@ -81,6 +82,10 @@ class Queue(Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     settings: QueueSettings = DEFAULT_SETTINGS
+    version: int = 1
+    paused_by: str | None = None
+    paused_at: datetime | None = None
+    pause_reason: str | None = None
 
 
 class QueueDraft(QueueSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,30 +125,76 @@ class QueueChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     retry_budget: RetryBudget | UnsetType | None = UNSET
     circuit_breaker: CircuitBreaker | UnsetType | None = UNSET
     webhook: Webhook | UnsetType | None = UNSET
+    comment: str | None = None
+    """Why; kept with the version."""
+    if_version: int | None = None
+    """Refuse the change unless this is still the queue's version."""
 
     @property
     def settings(self) -> dict[str, object]:
-        """Those of the settings that change."""
+        """Those of the settings that change to something that is not the default."""
         given = {name: getattr(self, name) for name in SETTING_NAMES}
-        return {name: value for name, value in given.items() if value is not UNSET}
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not UNSET and value != getattr(DEFAULT_SETTINGS, name)
+        }
+
+    @property
+    def resets(self) -> list[str]:
+        """Those of the settings that go back to their default."""
+        return [name for name in SETTING_NAMES if getattr(self, name) == getattr(DEFAULT_SETTINGS, name)]
 
 
-class QueueHealth(Struct, frozen=True):
-    """Counts are exact as of one snapshot; rates are per second over the last minute."""
+class Pause(Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a queue is paused; shown to whoever wonders."""
 
-    queue_name: str
-    paused: bool
-    pending: int
-    scheduled: int
-    retrying: int
-    blocked: int
-    processing: int
-    dead_letters: int
-    oldest_wait_seconds: float | None
-    submitted_per_second: float
-    finished_per_second: float
-    failed_per_second: float
-    workers: int
+    reason: str | None = None
+
+
+class Revert(Struct, frozen=True, forbid_unknown_fields=True):
+    """Go back to the settings of an earlier version."""
+
+    comment: str | None = None
+    if_version: int | None = None
+
+
+MAX_COMMENT = 500
+
+
+def check_comment(comment: str | None, pointer: str = "/comment") -> None:
+    if comment is not None and not 0 < len(comment) <= MAX_COMMENT:
+        detail = f"must have 1 to {MAX_COMMENT} characters"
+        raise Invalid(
+            "queue.invalid_comment",
+            f"{pointer[1:]}: {detail}",
+            fields=(FieldError(pointer, "length", detail),),
+        )
+
+
+def revert_to(version: QueueVersion, revert: Revert) -> QueueChange:
+    """The change that brings back every setting of that version. Whether the queue is paused stays as it is."""
+    after: dict[str, object] = {**version.after}
+    document = {name: after[name] for name in ("priority", "max_attempts", "timeout_seconds", "retry")}
+    defaults = {name: getattr(DEFAULT_SETTINGS, name) for name in SETTING_NAMES}
+    document |= {name: after.get(name, default) for name, default in defaults.items()}
+    document |= {
+        "comment": revert.comment or f"back to version {version.version}",
+        "if_version": revert.if_version,
+    }
+    return msgspec.json.decode(msgspec.json.encode(document), type=QueueChange)
+
+
+class QueueVersion(Struct, frozen=True):
+    """One change of a queue: who made it, and the queue's settings before and after. The first has nothing before."""
+
+    version: int
+    changed_at: datetime
+    changed_by: str
+    action: str
+    comment: str | None
+    before: dict[str, Raw] | None
+    after: dict[str, Raw]
 
 
 def check_name(name: str, pointer: str = "/name") -> None:
@@ -171,6 +222,7 @@ def check_draft(draft: QueueDraft) -> None:
 
 def check_change(change: QueueChange) -> None:
     """Raise Invalid with one entry per wrong field."""
+    check_comment(change.comment)
     wrong: list[FieldError] = []
     if change.priority is not UNSET and not -1000 <= change.priority <= 1000:
         wrong.append(FieldError("/priority", "out_of_range", "must be between -1000 and 1000"))

@@ -93,9 +93,16 @@ async def raise_floors(database: Database, first: Look, *, since: int) -> bool:
     return bool(row[0])
 
 
-async def roll_up(database: Database, first: Look, *, age: timedelta) -> int:
-    """How many count deltas were folded into the totals."""
-    [row] = await database.call(_MAINTENANCE["roll_up"], first.next_flow, first.xid, age)
+async def roll_up(database: Database, first: Look, *, age: timedelta, upto: int | None = None) -> int:
+    """How many count deltas were folded into totals and seconds; of those below flow id `upto`, when it is given."""
+    below = first.next_flow if upto is None else min(upto, first.next_flow)
+    [row] = await database.call(_MAINTENANCE["roll_up"], below, first.xid, age)
+    return int(row[0])
+
+
+async def forget_seconds(database: Database) -> int:
+    """How many rows of seconds that nobody asks for any more were dropped."""
+    [row] = await database.call(_MAINTENANCE["forget_seconds"])
     return int(row[0])
 
 

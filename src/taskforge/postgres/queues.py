@@ -7,15 +7,16 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
+from taskforge.domain.health import Figures
 from taskforge.domain.queues import (
     DEFAULT_SETTINGS,
     Queue,
     QueueChange,
     QueueDraft,
-    QueueHealth,
     QueueSettings,
+    QueueVersion,
 )
 from taskforge.domain.retry import RetryPolicy
 from taskforge.postgres.pool import Connection
@@ -23,6 +24,7 @@ from taskforge.postgres.sql import queries
 
 _QUEUES = queries("queues")
 _decode_retry = msgspec.json.Decoder(RetryPolicy).decode
+_decode_document = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_settings = msgspec.json.Decoder(QueueSettings).decode
 
 
@@ -33,6 +35,7 @@ async def queue_ids(connection: Connection, tenant_id: UUID, names: Sequence[str
 
 async def ensure_queues(connection: Connection, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
     """Ids of all names; those that did not exist do now, with the defaults."""
+    await _sign(connection, "code", comment="declared by a worker or a client")
     await connection.execute(_QUEUES["ensure"], tenant_id, names)
     return await queue_ids(connection, tenant_id, names)
 
@@ -46,8 +49,9 @@ async def list_queues(connection: Connection, tenant_id: UUID, *, after: str, li
     return [_queue(row) for row in await connection.fetch(_QUEUES["list"], tenant_id, after, limit)]
 
 
-async def create_queue(connection: Connection, tenant_id: UUID, draft: QueueDraft) -> Queue:
+async def create_queue(connection: Connection, tenant_id: UUID, draft: QueueDraft, *, actor: str) -> Queue:
     """Raises Conflict `queue.exists` when the name is taken."""
+    await _sign(connection, actor)
     row = await connection.fetchrow(
         _QUEUES["create"],
         tenant_id,
@@ -63,8 +67,10 @@ async def create_queue(connection: Connection, tenant_id: UUID, draft: QueueDraf
 
 
 async def update_queue(
-    connection: Connection, tenant_id: UUID, name: str, change: QueueChange
+    connection: Connection, tenant_id: UUID, name: str, change: QueueChange, *, actor: str, verb: str
 ) -> Queue | None:
+    """None: there is no such queue, or it no longer has the version that the change is for."""
+    await _sign(connection, actor, verb=verb, comment=change.comment)
     row = await connection.fetchrow(
         _QUEUES["update"],
         tenant_id,
@@ -74,17 +80,42 @@ async def update_queue(
         None if change.timeout_seconds is UNSET else change.timeout_seconds,
         None if change.retry is UNSET else _text(change.retry),
         _text(change.settings),
+        change.resets,
+        change.if_version,
     )
     return None if row is None else _queue(row)
 
 
-async def set_paused(connection: Connection, tenant_id: UUID, name: str, paused: bool) -> Queue | None:
-    row = await connection.fetchrow(_QUEUES["set_paused"], tenant_id, name, paused)
+async def set_paused(
+    connection: Connection, tenant_id: UUID, name: str, paused: bool, *, actor: str, reason: str | None = None
+) -> Queue | None:
+    await _sign(connection, actor, comment=reason)
+    row = await connection.fetchrow(_QUEUES["set_paused"], tenant_id, name, paused, actor, reason)
     return None if row is None else _queue(row)
 
 
-async def set_deleted(connection: Connection, tenant_id: UUID, queue_id: int) -> bool:
+async def list_versions(
+    connection: Connection, tenant_id: UUID, queue_id: int, *, before: int | None, limit: int
+) -> list[QueueVersion]:
+    """Newest first, those before version `before`."""
+    rows = await connection.fetch(_QUEUES["versions"], tenant_id, queue_id, before, limit)
+    return [
+        QueueVersion(
+            row["version"],
+            row["changed_at"],
+            row["changed_by"],
+            row["action"],
+            row["comment"],
+            None if row["before"] is None else _decode_document(row["before"]),
+            _decode_document(row["after"]),
+        )
+        for row in rows
+    ]
+
+
+async def set_deleted(connection: Connection, tenant_id: UUID, queue_id: int, *, actor: str) -> bool:
     """Marks the queue deleted; False when it was deleted already."""
+    await _sign(connection, actor)
     return bool(await connection.fetchval(_QUEUES["set_deleted"], tenant_id, queue_id))
 
 
@@ -93,7 +124,8 @@ async def draw_xid(connection: Connection) -> int:
     return xid
 
 
-async def undelete(connection: Connection, tenant_id: UUID, queue_id: int) -> None:
+async def undelete(connection: Connection, tenant_id: UUID, queue_id: int, *, actor: str) -> None:
+    await _sign(connection, actor)
     await connection.execute(_QUEUES["undelete"], tenant_id, queue_id)
 
 
@@ -105,25 +137,42 @@ async def holds_jobs(connection: Connection, tenant_id: UUID, queue_id: int) -> 
     return bool(await connection.fetchval(_QUEUES["holds_jobs"], tenant_id, queue_id))
 
 
-async def health(connection: Connection, queue: Queue) -> QueueHealth:
-    """Cost: the counts not yet rolled up, about the last minute's; it does not grow with the backlog."""
-    row = await connection.fetchrow(_QUEUES["health"], queue.tenant_id, queue.queue_id)
-    assert row is not None
-    return QueueHealth(
-        queue_name=queue.name,
-        paused=queue.paused,
-        pending=int(row["pending"]),
-        scheduled=int(row["scheduled"]),
-        retrying=int(row["retrying"]),
-        blocked=int(row["blocked"]),
-        processing=int(row["processing"]),
-        dead_letters=int(row["dead_letters"]),
+async def figures(connection: Connection, tenant_id: UUID, queue_ids: Sequence[int]) -> dict[int, Figures]:
+    """Of each queue, all in one snapshot.
+
+    Cost: the counts of some seconds that are not rolled up yet, and sixty narrow rows a queue; not the backlog.
+    """
+    rows = await connection.fetch(_QUEUES["health"], tenant_id, queue_ids)
+    return {row["queue_id"]: _figures(row) for row in rows}
+
+
+def _figures(row: asyncpg.Record) -> Figures:
+    return Figures(
+        pending=row["pending"],
+        scheduled=row["scheduled"],
+        retrying=row["retrying"],
+        blocked=row["blocked"],
+        processing=row["processing"],
+        dead_letters=row["dead_letters"],
         oldest_wait_seconds=row["oldest_wait"],
-        submitted_per_second=round(row["submitted_minute"] / 60, 3),
-        finished_per_second=round(row["finished_minute"] / 60, 3),
-        failed_per_second=round(row["failed_minute"] / 60, 3),
+        submitted_minute=row["submitted_minute"],
+        finished_minute=row["finished_minute"],
+        started_minute=row["started_minute"],
+        restarted_minute=row["restarted_minute"],
+        failed_minute=row["failed_minute"],
+        failed_attempts_minute=row["failed_attempts_minute"],
+        attempts_minute=row["attempts_minute"],
+        submitted_moment=row["submitted_moment"],
+        finished_moment=row["finished_moment"],
+        waits=row["waits"],
         workers=row["workers"],
+        slots=row["slots"],
     )
+
+
+async def _sign(connection: Connection, actor: str, *, verb: str = "", comment: str | None = None) -> None:
+    """What the version says of a change made in this transaction."""
+    await connection.execute(_QUEUES["sign"], actor, verb, comment or "")
 
 
 def _text(value: object) -> str:
@@ -143,4 +192,8 @@ def _queue(row: asyncpg.Record) -> Queue:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         settings=DEFAULT_SETTINGS if row["settings"] == "{}" else _decode_settings(row["settings"]),
+        version=row["version"],
+        paused_by=row["paused_by"],
+        paused_at=row["paused_at"],
+        pause_reason=row["pause_reason"],
     )

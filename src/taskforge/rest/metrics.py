@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from taskforge.clock import Clock
-from taskforge.domain.queues import QueueHealth
+from taskforge.domain.health import QueueHealth
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,6 +50,12 @@ class Metrics:
             ("queue",),
             registry=self.registry,
         )
+        self._scores = Gauge(
+            "taskforge_queue_health_score",
+            "How well a queue is doing, 0 to 100.",
+            ("queue",),
+            registry=self.registry,
+        )
         # `labels()` takes longer than the increment itself, so the children are held.
         self._held: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -76,7 +82,9 @@ class Metrics:
     def _show(self, queues: Sequence[QueueHealth]) -> None:
         self._queue_jobs.clear()
         self._oldest.clear()
+        self._scores.clear()
         for queue in queues:
             for state in ("pending", "scheduled", "retrying", "blocked", "processing", "dead_letters"):
                 self._queue_jobs.labels(queue.queue_name, state).set(getattr(queue, state))
             self._oldest.labels(queue.queue_name).set(queue.oldest_wait_seconds or 0.0)
+            self._scores.labels(queue.queue_name).set(queue.score)

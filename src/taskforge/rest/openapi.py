@@ -18,9 +18,19 @@ from taskforge.domain.bulk import (
 )
 from taskforge.domain.control import JobChange
 from taskforge.domain.dead_letters import DeadLetterGroups
+from taskforge.domain.health import HealthSummary, QueueHealth
 from taskforge.domain.jobs import BATCH_LIMIT, MAX_ATTEMPTS, MAX_TAGS, JobView
 from taskforge.domain.limits import MAX_WEIGHT, MIN_WEIGHT, KeyPolicy, KeyView, TenantChange, TenantView
-from taskforge.domain.queues import MAX_TIMEOUT_SECONDS, NAME, QueueChange, QueueDraft, QueueHealth
+from taskforge.domain.queues import (
+    MAX_COMMENT,
+    MAX_TIMEOUT_SECONDS,
+    NAME,
+    Pause,
+    QueueChange,
+    QueueDraft,
+    QueueVersion,
+    Revert,
+)
 from taskforge.domain.retry import MAX_DELAY_SECONDS
 from taskforge.domain.schedules import (
     MAX_JITTER_SECONDS,
@@ -56,6 +66,11 @@ _STRUCTS = (
     BatchView,
     DeliveryView,
     SecretView,
+    HealthSummary,
+    Pause,
+    QueueVersion,
+    Revert,
+    schemas.QueueVersionPage,
     JobChange,
     JobView,
     Problem,
@@ -160,6 +175,11 @@ _BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
     ("ScheduleDraft", "tags"): {"maxItems": MAX_TAGS},
     ("ScheduleDraft", "payload"): {"default": {}},
     ("PreviewRequest", "count"): {"minimum": 1, "maximum": MAX_PREVIEW},
+    ("QueueChange", "comment"): {"minLength": 1, "maxLength": MAX_COMMENT, "description": "Why."},
+    ("QueueChange", "if_version"): {"description": "Refuse the change unless the queue is at this version."},
+    ("Revert", "comment"): {"minLength": 1, "maxLength": MAX_COMMENT, "description": "Why."},
+    ("Revert", "if_version"): {"description": "Refuse it unless the queue is at this version."},
+    ("Pause", "reason"): {"minLength": 1, "maxLength": MAX_COMMENT, "description": "Why."},
     ("DeadLetterSelection", "job_ids"): {"maxItems": BATCH_LIMIT},
 }
 
@@ -183,6 +203,7 @@ _PROBLEMS = {
     "405": "The resource has no such method.",
     "408": "The body did not arrive in time.",
     "409": "The thing is in a state that does not permit this.",
+    "412": "The thing was changed since it was looked at.",
     "413": "The body is too large.",
     "415": "A content type or encoding that is not read here.",
     "422": "Well-formed, but not allowed; `errors` points at the places.",
@@ -243,7 +264,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.parameters:
         described["parameters"] = list(operation.parameters)
     if operation.body:
-        described["requestBody"] = {"required": True, "content": operation.body}
+        described["requestBody"] = {"required": not operation.is_body_optional, "content": operation.body}
     described["responses"] = {
         **operation.answers,
         **{status: {"$ref": f"#/components/responses/Problem{status}"} for status in operation.problems},

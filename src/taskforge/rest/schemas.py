@@ -11,7 +11,15 @@ from taskforge.domain.bulk import BulkOperation, Canary
 from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import JobDraft, JobState, JobView, Verdict
 from taskforge.domain.limits import KeyView
-from taskforge.domain.queues import SETTING_NAMES, CircuitBreaker, CrashPolicy, Queue, RateLimit, RetryBudget
+from taskforge.domain.queues import (
+    SETTING_NAMES,
+    CircuitBreaker,
+    CrashPolicy,
+    Queue,
+    QueueVersion,
+    RateLimit,
+    RetryBudget,
+)
 from taskforge.domain.retry import RetryKind, RetryPolicy
 from taskforge.domain.terms import Webhook
 from taskforge.domain.webhooks import DeliveryView, SecretView
@@ -120,11 +128,15 @@ class RetryView(Struct, frozen=True):
 
 
 class QueueView(Struct, frozen=True):
-    """A queue as the API shows it."""
+    """A queue as the API shows it. `version` grows by one with every change."""
 
     name: str
+    version: int
     priority: int
     paused: bool
+    paused_by: str | None
+    paused_at: datetime | None
+    pause_reason: str | None
     max_attempts: int
     timeout_seconds: float
     retry: RetryView
@@ -148,8 +160,12 @@ class QueueView(Struct, frozen=True):
     def of(cls, queue: Queue) -> QueueView:
         return cls(
             queue.name,
+            queue.version,
             queue.priority,
             queue.paused,
+            queue.paused_by,
+            queue.paused_at,
+            queue.pause_reason,
             queue.max_attempts,
             queue.timeout_seconds,
             RetryView.of(queue.retry),
@@ -175,6 +191,11 @@ class DeadLetterFilter(Struct, frozen=True, forbid_unknown_fields=True):
     error_text: str | None = None
     failed_after: datetime | None = None
     failed_before: datetime | None = None
+
+
+class QueueVersionPage(Struct, frozen=True):
+    data: list[QueueVersion]
+    next_cursor: str | None
 
 
 class DeadLetterSelection(Struct, frozen=True, forbid_unknown_fields=True):

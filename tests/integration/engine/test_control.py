@@ -12,7 +12,7 @@ from taskforge.domain.control import JobChange
 from taskforge.domain.jobs import JobFilter, JobState, JobView
 from taskforge.errors import Conflict, Invalid, NotFound
 from taskforge.postgres import maintenance
-from taskforge.services import control, jobs, queues
+from taskforge.services import control, health, jobs, queues
 from taskforge.services import dead_letters as service
 from tests.support.engine import Engine, dead_letters, failed, report, retrying, succeeded
 
@@ -30,9 +30,9 @@ async def change(engine: Engine, job_id: int, **wanted: Any) -> JobView:
 
 
 async def counts(engine: Engine, queue: str) -> dict[str, int]:
-    health = await queues.health(engine.core, engine.ctx, queue)
+    found = await health.of_queue(engine.core, engine.ctx, queue)
     names = ("pending", "scheduled", "retrying", "blocked", "processing", "dead_letters")
-    return {name: count for name in names if (count := getattr(health, name))}
+    return {name: count for name in names if (count := getattr(found, name))}
 
 
 async def listed(engine: Engine, queue_name: str | None = None, state: str | None = None) -> list[int]:

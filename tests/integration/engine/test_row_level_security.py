@@ -42,7 +42,9 @@ MAY = {
     "partitions": ("", "", ""),
     "progress": ("", "SIU", "SD"),
     "queue_hooks": ("", "S", "SID"),
+    "queue_seconds": ("", "SIUD", "S"),
     "queue_totals": ("", "SIUD", "S"),
+    "queue_versions": ("", "", "SID"),
     "queues": ("", "S", "SIU"),
     "ready": ("I", "SIUD", "SIUD"),
     "redrives": ("", "", "SI"),
@@ -75,12 +77,15 @@ CALLED_BY_APP = {
     "apply_bulk",
     "cancel",
     "change_job",
+    "count_queue_version",
     "cut_extent",
+    "keep_queue_version",
     "list_under",
     "lock_place",
     "open_lanes",
     "place_name",
     "purge",
+    "queue_document",
     "redrive",
     "refuse_deleted",
     "retry",
@@ -106,6 +111,7 @@ CALLED_BY_INGEST = {
 }
 CALLED_BY_APP_AS_DISPATCH = {
     "follow_up",
+    "serving",
     "undo_follow_up",
     "seal_group",
     "ask_to_cancel_group",
@@ -257,6 +263,7 @@ ROWS = (
     "insert into schedules (name, definition, payload, queue_name, source, last_job_id, tenant_id)"
     " values ('s', '{}', '', 'default', 1, $1, $2)",
     "insert into ticks (schedule_id, slot, verdict, through, tenant_id) values ($1, now(), 1, now(), $2)",
+    "insert into queue_seconds (queue_id, second, tenant_id) values (1, $1, $2)",
     "insert into moved_jobs (tenant_id, queue_id, job_id) values ($2, 1, $1)",
     "insert into bulk_operations (tenant_id, verb, filter, arguments, state, created_by, upto, total,"
     " is_total_exact) values ($2, 'cancel', '{}', '{}', 4, 'a', $1, 0, true)",

@@ -9,7 +9,7 @@ import pytest
 from taskforge.domain.jobs import JobFilter, JobState
 from taskforge.domain.queues import QueueChange, QueueDraft
 from taskforge.errors import NotFound
-from taskforge.services import dead_letters, jobs, leases, queues
+from taskforge.services import dead_letters, health, jobs, leases, queues
 from tests.support.engine import Engine, report, succeeded
 from tests.support.engine import dead_letters as make_dead_letters
 
@@ -26,7 +26,7 @@ QUEUE_VERBS: dict[str, Callable[[Engine, str], Awaitable[object]]] = {
     "update": lambda e, n: queues.update(e.core, e.ctx, n, QueueChange(priority=3)),
     "pause": lambda e, n: queues.pause(e.core, e.ctx, n),
     "resume": lambda e, n: queues.resume(e.core, e.ctx, n),
-    "health": lambda e, n: queues.health(e.core, e.ctx, n),
+    "health": lambda e, n: health.of_queue(e.core, e.ctx, n),
     "delete": lambda e, n: queues.delete(e.core, e.ctx, n),
     "dead letters": lambda e, n: dead_letters.list_dead_letters(e.core, e.ctx, n, limit=10),
     "redrive": lambda e, n: dead_letters.redrive(e.core, e.ctx, n),
@@ -101,8 +101,8 @@ async def test_queues_of_one_name_are_apart(engine: Engine) -> None:
     worker = await engine.register()
     assert [lease.ids for lease in await engine.claim(worker, 10)] == [[mine]]
     assert await stranger.claim(await stranger.register(), 10) == []
-    assert (await queues.health(engine.core, engine.ctx, "default")).pending == 0
-    assert (await queues.health(stranger.core, stranger.ctx, "default")).pending == 1
+    assert (await health.of_queue(engine.core, engine.ctx, "default")).pending == 0
+    assert (await health.of_queue(stranger.core, stranger.ctx, "default")).pending == 1
     assert await stranger.state(theirs) == "pending"
 
 

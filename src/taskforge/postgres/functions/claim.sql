@@ -1,10 +1,21 @@
+-- Bucket b holds waits above 1.2^(b-1) and up to 1.2^b ms; bucket 0 those of up to 1 ms. See domain/waits.py.
+create or replace function taskforge.wait_bucket(p_wait interval) returns integer
+language sql immutable security invoker
+as $$
+  select case when extract(epoch from p_wait) <= 0.001 then 0
+    else ceil(ln(extract(epoch from p_wait)::double precision * 1000) / 0.1823215567939546)::integer end;
+$$;
+
 -- Take up to p_want jobs' worth of extents from one stream of one lane, oldest first.
 -- Index: ready_pkey, read from the floor up; rows locked by others are skipped, so this never waits.
 -- Two statements on purpose: the first locks and sees the newest version of a row that another claim has just cut;
 -- the second, with a newer snapshot, deletes exactly those. A mismatch aborts the claim rather than run a job twice.
+-- waits: how long they had been ready, as pairs of a bucket (wait_bucket) and a number of jobs.
+drop function if exists taskforge.take_extents(integer, smallint, smallint, bigint, integer);
+
 create or replace function taskforge.take_extents(
   p_queue integer, p_priority smallint, p_stream smallint, p_floor bigint, p_want integer,
-  out attempts smallint[], out los bigint[], out his bigint[], out taken integer
+  out attempts smallint[], out los bigint[], out his bigint[], out taken integer, out waits integer[]
 )
 language plpgsql security invoker
 as $$
@@ -16,16 +27,21 @@ declare
   v_attempts smallint[];
   v_los bigint[];
   v_his bigint[];
+  v_ready_ats timestamptz[];
   v_whole bigint[];
   v_size integer;
   v_rows integer;
+  v_now timestamptz := clock_timestamp();
+  v_ready_at timestamptz;
+  v_bucket integer;
+  v_alike integer := 0;
 begin
   taken := 0;
   while taken < p_want loop
-    select array_agg(seq), array_agg(attempt), array_agg(lo), array_agg(hi)
-    into v_seqs, v_attempts, v_los, v_his
+    select array_agg(seq), array_agg(attempt), array_agg(lo), array_agg(hi), array_agg(ready_at)
+    into v_seqs, v_attempts, v_los, v_his, v_ready_ats
     from (
-      select seq, attempt, lo, hi from ready
+      select seq, attempt, lo, hi, ready_at from ready
       where queue_id = p_queue and priority = p_priority and stream = p_stream and seq >= v_from
       order by seq
       limit v_batch
@@ -47,8 +63,19 @@ begin
         his := his || (v_los[i] + (p_want - taken) - 1);
         update ready set lo = lo + (p_want - taken)
         where queue_id = p_queue and priority = p_priority and stream = p_stream and seq = v_seqs[i];
+        v_size := p_want - taken;
         taken := p_want;
       end if;
+      -- Neighbours became ready together or one soon after the other, so runs of one bucket are long.
+      if v_ready_ats[i] is distinct from v_ready_at then
+        v_ready_at := v_ready_ats[i];
+        if wait_bucket(v_now - v_ready_at) is distinct from v_bucket then
+          waits := waits || case when v_alike > 0 then array[v_bucket, v_alike] end;
+          v_bucket := wait_bucket(v_now - v_ready_at);
+          v_alike := 0;
+        end if;
+      end if;
+      v_alike := v_alike + v_size;
     end loop;
 
     -- The bounds keep PostgreSQL before 17, without statistics, from walking the whole lane for this array.
@@ -66,6 +93,7 @@ begin
     -- As many extents as their size so far says are still needed.
     v_batch := least(1000, greatest(1, ceil((p_want - taken)::numeric * v_extents / greatest(taken, 1))::integer));
   end loop;
+  waits := waits || case when v_alike > 0 then array[v_bucket, v_alike] end;
 end
 $$;
 
@@ -75,9 +103,12 @@ $$;
 drop function if exists taskforge.hand_out(
   bigint, queues, smallint, bigint, bigint[], smallint[], bigint[], bigint[], integer);
 
+drop function if exists taskforge.hand_out(
+  bigint, queues, smallint, bigint, bigint[], boolean, smallint[], bigint[], bigint[], integer);
+
 create or replace function taskforge.hand_out(
   p_worker bigint, p_queue queues, p_priority smallint, p_key bigint, p_limits bigint[], p_is_limited boolean,
-  p_attempts smallint[], p_los bigint[], p_his bigint[], p_taken integer
+  p_attempts smallint[], p_los bigint[], p_his bigint[], p_taken integer, p_waits integer[]
 ) returns table (
   fence bigint, tenant_id uuid, queue_id integer, queue_name text, priority smallint, attempt smallint,
   ids bigint[], job_types text[], payloads bytea[], max_attempts smallint[], timeouts double precision[],
@@ -89,8 +120,10 @@ as $$
 declare
   v_ranges int8multirange;
 begin
-  insert into flow (tenant_id, queue_id, priority, ready, leased)
-  values (p_queue.tenant_id, p_queue.queue_id, p_priority, -p_taken, p_taken);
+  insert into flow (tenant_id, queue_id, priority, ready, leased, waits, restarted)
+  select p_queue.tenant_id, p_queue.queue_id, p_priority, -p_taken, p_taken, p_waits,
+    coalesce(sum(hi - lo + 1) filter (where a > 1), 0)
+  from unnest(p_attempts, p_los, p_his) as t (a, lo, hi);
 
   for fence, attempt, v_ranges in
     insert into leases (worker_id, tenant_id, queue_id, priority, attempt, ranges, key_id, limit_ids)
@@ -331,7 +364,8 @@ begin
             v_startable := v_startable - v_took.taken;
           end if;
           return query select * from hand_out(p_worker, v_queue, v_took.priority, v_took.key_id, v_took.key_id || v_limits,
-            v_limits is not null or v_took.is_limited, v_took.attempts, v_took.los, v_took.his, v_took.taken);
+            v_limits is not null or v_took.is_limited, v_took.attempts, v_took.los, v_took.his, v_took.taken,
+              v_took.waits);
         end loop;
       else
         -- What came back goes first but may take only half, so that a storm of retries cannot hold up fresh work.
@@ -348,7 +382,7 @@ begin
           v_left := v_left - v_took.taken;
           v_part := v_part - v_took.taken;
           return query select * from hand_out(p_worker, v_queue, v_priorities[v_lane], null, v_limits,
-            v_limits is not null, v_took.attempts, v_took.los, v_took.his, v_took.taken);
+            v_limits is not null, v_took.attempts, v_took.los, v_took.his, v_took.taken, v_took.waits);
         end loop;
       end if;
       v_total := v_total - (v_before - v_left);

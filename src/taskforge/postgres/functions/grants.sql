@@ -18,10 +18,10 @@ begin
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname = 'touch_limits' then
       execute format('grant execute on function %s to taskforge_ingest, taskforge_dispatch', f.signature);
-    elsif f.proname in ('follow_up', 'undo_follow_up', 'seal_group', 'ask_to_cancel_group', 'group_state', 'key_of', 'wait_again',
+    elsif f.proname in ('follow_up', 'serving', 'undo_follow_up', 'seal_group', 'ask_to_cancel_group', 'group_state', 'key_of', 'wait_again',
       'set_key', 'limit_tenant', 'reopen_workflow') then
       execute format('grant execute on function %s to taskforge_dispatch, taskforge_app', f.signature);
-    elsif f.proname = 'open_lanes' then
+    elsif f.proname in ('open_lanes', 'queue_document', 'count_queue_version', 'keep_queue_version') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
     elsif f.proname = 'enqueue' then
       execute format('grant execute on function %s to taskforge_client', f.signature);

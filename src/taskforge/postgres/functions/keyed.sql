@@ -168,8 +168,10 @@ $$;
 -- but across the priorities of the key. Index: ready_keyed.
 drop function if exists taskforge.take_from_key(bigint, integer);
 
+drop function if exists taskforge.take_from_key(bigint, integer, interval);
+
 create or replace function taskforge.take_from_key(p_key bigint, p_want integer, p_ageing interval)
-returns table (priority smallint, attempts smallint[], los bigint[], his bigint[], taken integer)
+returns table (priority smallint, attempts smallint[], los bigint[], his bigint[], taken integer, waits integer[])
 language plpgsql security invoker
 as $$
 #variable_conflict use_column
@@ -183,6 +185,7 @@ declare
   v_attempts smallint[] := '{}';
   v_los bigint[] := '{}';
   v_his bigint[] := '{}';
+  v_ready_ats timestamptz[] := '{}';
 begin
   for v_turn in 1 .. 2 loop
     continue when v_turn = 1 and v_aged is null;
@@ -190,7 +193,7 @@ begin
     while v_left > 0 loop
       v_size := v_left;
       for v_row in
-        select r.queue_id, r.priority, r.stream, r.seq, r.attempt, r.lo, r.hi from ready r
+        select r.queue_id, r.priority, r.stream, r.seq, r.attempt, r.lo, r.hi, r.ready_at from ready r
         where r.key_id = p_key and (v_turn = 2 or r.priority = v_aged)
         order by r.priority desc, r.stream, r.seq
         limit least(v_left, 1000)
@@ -200,6 +203,7 @@ begin
         v_priorities := v_priorities || v_row.priority;
         v_attempts := v_attempts || v_row.attempt;
         v_los := v_los || v_row.lo;
+        v_ready_ats := v_ready_ats || v_row.ready_at;
         if v_row.hi - v_row.lo + 1 <= v_left then
           v_his := v_his || v_row.hi;
           v_left := v_left - (v_row.hi - v_row.lo + 1);
@@ -217,9 +221,21 @@ begin
     end loop;
   end loop;
   return query
-    select p, array_agg(a), array_agg(lo), array_agg(hi), sum(hi - lo + 1)::integer
-    from unnest(v_priorities, v_attempts, v_los, v_his) as t (p, a, lo, hi) group by p order by p desc;
+    select p, array_agg(a), array_agg(lo), array_agg(hi), sum(hi - lo + 1)::integer,
+      count_waits(array_agg(since), array_agg((hi - lo + 1)::integer))
+    from unnest(v_priorities, v_attempts, v_los, v_his, v_ready_ats) as t (p, a, lo, hi, since) group by p order by p desc;
 end
+$$;
+
+-- How long jobs have been ready, as take_extents says it; arrays run parallel.
+create or replace function taskforge.count_waits(p_ready_ats timestamptz[], p_jobs integer[]) returns integer[]
+language sql stable security invoker
+as $$
+  select array_agg(part order by bucket, place)
+  from (
+    select taskforge.wait_bucket(clock_timestamp() - since) as bucket, sum(jobs)::integer as jobs
+    from unnest(p_ready_ats, p_jobs) as u (since, jobs) group by 1) as counted
+  cross join lateral (values (1, bucket), (2, jobs)) as parts (place, part);
 $$;
 
 -- The priority of a key whose head has waited longest, if that is longer than p_ageing and another priority waits, too.
@@ -256,7 +272,8 @@ drop function if exists taskforge.take_keyed(taskforge.queues, integer, integer)
 
 create or replace function taskforge.take_keyed(p_queue taskforge.queues, p_want integer, p_startable integer)
 returns table (
-  key_id bigint, priority smallint, attempts smallint[], los bigint[], his bigint[], taken integer, is_limited boolean)
+  key_id bigint, priority smallint, attempts smallint[], los bigint[], his bigint[], taken integer, is_limited boolean,
+  waits integer[])
 language plpgsql security invoker
 as $$
 #variable_conflict use_column
@@ -314,6 +331,7 @@ begin
           los := v_part.los;
           his := v_part.his;
           taken := v_part.taken;
+          waits := v_part.waits;
           return next;
         end loop;
       end if;

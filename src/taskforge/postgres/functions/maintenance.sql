@@ -157,7 +157,8 @@ as $$
   where r.stream < 2 and r.seq < case r.stream when 0 then l.returned_floor else l.fresh_floor end;
 $$;
 
--- Fold counts older than p_age into queue_totals. p_next_flow and p_xid come from look(): rows below were all committed.
+-- Fold counts older than p_age into queue_totals, and into the second in which they arose. p_next_flow and p_xid come from
+-- look(): rows below were all committed. Returns the rows folded; 0 also while somebody of the look's time is at work.
 create or replace function taskforge.roll_up(p_next_flow bigint, p_xid bigint, p_age interval) returns integer
 language plpgsql security definer
 set search_path = taskforge, pg_temp
@@ -167,6 +168,7 @@ as $$
 declare
   v_floor bigint;
   v_upto bigint;
+  v_last bigint;
   v_rows integer;
 begin
   if pg_snapshot_xmin(pg_current_snapshot())::text::bigint <= p_xid then
@@ -174,9 +176,12 @@ begin
   end if;
   select floor into v_floor from floors where name = 'flow' for update;
   -- Ids are drawn in the order of commits only roughly; the newest old row bounds the slice.
-  select max(id) + 1 into v_upto from (
-    select id, at from flow where id >= v_floor and id < p_next_flow order by id limit 50000) as f
-  where at < now() - p_age;
+  select max(id) filter (where at < now() - p_age) + 1, max(id) into v_upto, v_last from (
+    select id, at from flow where id >= v_floor and id < p_next_flow order by id limit 50000) as f;
+  if v_last is null then
+    -- What was drawn and never committed is gone: nothing may be left to do for an idle system.
+    update floors set floor = p_next_flow where name = 'flow' and floor < p_next_flow;
+  end if;
   if v_upto is null then
     return 0;
   end if;
@@ -198,10 +203,59 @@ begin
       leased = t.leased + excluded.leased, submitted = t.submitted + excluded.submitted,
       succeeded = t.succeeded + excluded.succeeded, failed = t.failed + excluded.failed,
       cancelled = t.cancelled + excluded.cancelled, retried = t.retried + excluded.retried
-    returning 1
+  ), happened as (
+    -- Rates leave out what was taken back: an outcome that is undone did happen.
+    select queue_id, floor(extract(epoch from at))::bigint as second, (array_agg(tenant_id))[1] as tenant_id,
+      sum(submitted) as submitted, sum(greatest(leased, 0)) as started, sum(restarted) as restarted,
+      sum(succeeded) as succeeded, sum(greatest(failed, 0)) as failed, sum(greatest(cancelled, 0)) as cancelled,
+      coalesce(sum(retried) filter (where failed >= 0 and cancelled >= 0), 0) as retried
+    from gone where at > now() - interval '15 min' group by 1, 2
+  ), waited as (
+    select queue_id, second, array_agg(part order by bucket, place) as waits
+    from (
+      select g.queue_id, floor(extract(epoch from g.at))::bigint as second, g.waits[i] as bucket,
+        sum(g.waits[i + 1])::integer as jobs
+      from gone g cross join lateral generate_series(1, cardinality(g.waits), 2) as i
+      where g.waits is not null group by 1, 2, 3
+    ) as pairs cross join lateral (values (1, bucket), (2, jobs)) as parts (place, part)
+    group by queue_id, second
+  ), seconds as (
+    insert into queue_seconds as s (queue_id, second, tenant_id, submitted, started, restarted, succeeded, failed,
+      cancelled, retried, waits)
+    select h.queue_id, h.second, h.tenant_id, h.submitted, h.started, h.restarted, h.succeeded, h.failed, h.cancelled,
+      h.retried, w.waits
+    from happened h left join waited w using (queue_id, second)
+    where h.submitted + h.started + h.succeeded + h.failed + h.cancelled + h.retried > 0
+    on conflict (queue_id, second) do update set
+      submitted = s.submitted + excluded.submitted, started = s.started + excluded.started,
+      restarted = s.restarted + excluded.restarted, succeeded = s.succeeded + excluded.succeeded,
+      failed = s.failed + excluded.failed, cancelled = s.cancelled + excluded.cancelled,
+      retried = s.retried + excluded.retried, waits = s.waits || excluded.waits
   )
   select coalesce(sum(n), 0) into v_rows from sums;
   update floors set floor = v_upto where name = 'flow';
+  return v_rows;
+end
+$$;
+
+-- Seconds that nobody asks for any more. The floor keeps the next call from walking over what this one deleted.
+-- Index: queue_seconds_old, from the floor.
+create or replace function taskforge.forget_seconds() returns integer
+language plpgsql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_upto bigint := floor(extract(epoch from now() - interval '15 min'));
+  v_rows integer;
+begin
+  delete from queue_seconds
+  where second >= (select floor from floors where name = 'seconds') and second < v_upto;
+  get diagnostics v_rows = row_count;
+  if v_rows > 0 then
+    update floors set floor = v_upto where name = 'seconds';
+  end if;
   return v_rows;
 end
 $$;

@@ -35,3 +35,6 @@ select taskforge.sweep($1, $2);
 
 -- name: stock_blocks
 select taskforge.stock_blocks($1);
+
+-- name: forget_seconds
+select taskforge.forget_seconds();

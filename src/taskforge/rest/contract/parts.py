@@ -30,6 +30,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     parameters: tuple[Json, ...] = ()
     body: Json | None = None
+    is_body_optional: bool = False
     description: str = ""
     is_protected: bool = True
 
@@ -81,6 +82,7 @@ def query_parameter(name: str, schema: Json, text: str) -> Json:
 
 
 LOCATION: Json = {"Location": {"schema": {"type": "string"}, "description": "Where the new thing is."}}
+ETAG: Json = {"ETag": {"schema": {"type": "string"}, "description": "The version, for If-Match."}}
 LINK: Json = {"Link": {"schema": {"type": "string"}, "description": 'rel="next" when there is a next page.'}}
 REPLAYED: Json = {"Idempotency-Replayed": {"schema": {"type": "string", "enum": ["true"]}}, **LOCATION}
 JOB_ID = path_parameter("job_id", "The id of a job.")
