@@ -12,7 +12,6 @@ from uuid import UUID
 import msgspec
 
 from taskforge.domain.jobs import JobDraft, JobOptions
-from taskforge.domain.terms import JobTerms
 
 _CALL = "select * from taskforge.enqueue(cast(cast({} as text) as uuid), cast(cast({} as text) as jsonb))"
 _SUPPORTED = "an asyncpg, psycopg or SQLAlchemy connection or session"
@@ -86,6 +85,16 @@ def _drafts(draft: JobDraft, payloads: Sequence[bytes]) -> str:
             "an idempotency key cannot be used inside a transaction; a unique key of yours in it can"
         )
     terms = draft.terms
+    if terms is not None and terms.unique is not None:
+        raise ValueError(
+            "a unique key cannot be used inside your transaction: whoever else wants it would wait until that ends; "
+            "a unique constraint of yours in it can"
+        )
+    if terms is not None and terms.depends_on:
+        raise ValueError(
+            "a job cannot depend on others inside your transaction: their ends would wait until that ends; "
+            "submit it after the commit"
+        )
     if terms is not None and terms.batch_id is not None:
         raise ValueError(
             "a job cannot join a batch inside your transaction: the batch would stay locked until that ends; "
@@ -98,8 +107,7 @@ def _drafts(draft: JobDraft, payloads: Sequence[bytes]) -> str:
         )
         if (value := getattr(draft, name)) is not None
     }  # fmt: skip
-    kept = None if terms is None or terms.webhook is None else JobTerms(webhook=terms.webhook)
-    options = JobOptions(retry=draft.retry, tags=draft.tags, trace=draft.trace, terms=kept)
+    options = JobOptions(retry=draft.retry, tags=draft.tags, trace=draft.trace, terms=terms)
     if options != JobOptions():
         fields["options"] = options
     return msgspec.json.encode(

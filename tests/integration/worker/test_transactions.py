@@ -135,3 +135,25 @@ async def test_code_without_an_event_loop_may_do_so_too(
 
     handles = await asyncio.to_thread(submit)
     assert [await is_there(handle) for handle in handles] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "terms", ['{"unique": {"key": "k"}}', '{"depends_on": [{"job_id": "1"}]}', '{"batch_id": "1"}']
+)
+async def test_the_function_itself_refuses_what_others_would_wait_for(
+    database_url: str, job: JobType[..., Any, Any], terms: str
+) -> None:
+    draft = f'[{{"queue_name": "mail", "job_type": "send", "options": {{"terms": {terms}}}}}]'
+    async with with_asyncpg(database_url) as (connection, _):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="no unique key, parents or batch"):
+            await connection.fetch("select taskforge.enqueue($1, $2)", DEFAULT_TENANT, draft)
+
+
+async def test_the_terms_of_a_job_travel_with_it(database_url: str, job: JobType[..., Any, Any]) -> None:
+    async with with_asyncpg(database_url) as (connection, end):
+        handle = await job.options(connection=connection, concurrency_key="ann").submit("ann", size=1.0)
+        await end(True)
+        terms = await connection.fetchval(
+            "select options -> 'terms' from taskforge.jobs where id = $1", int(handle.id)
+        )
+    assert terms == '{"concurrency_key": "ann"}'

@@ -6,7 +6,7 @@ import pytest
 from taskforge import TaskForge, transactions
 from taskforge.domain.jobs import JobDraft
 from taskforge.domain.retry import RetryKind, RetryPolicy
-from taskforge.domain.terms import JobTerms, Webhook
+from taskforge.domain.terms import Dependency, JobTerms, Unique, Webhook
 
 
 def test_what_is_no_connection_is_refused_at_once(forge: TaskForge) -> None:
@@ -38,3 +38,15 @@ def test_a_batch_cannot_be_joined_inside_a_transaction_but_a_webhook_can_be_name
     told = JobDraft("default", "send", b"", terms=JobTerms(webhook=Webhook("https://example.com/")))
     [item] = msgspec.json.decode(transactions._drafts(told, [b"{}"]))
     assert item["options"]["terms"]["webhook"]["url"] == "https://example.com/"
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (JobTerms(unique=Unique("k")), "a unique key cannot be used"),
+        (JobTerms(depends_on=(Dependency("1"),)), "cannot depend on others"),
+    ],
+)
+def test_what_others_would_wait_for_is_refused_inside_a_transaction(terms: JobTerms, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transactions._drafts(JobDraft("default", "send", b"", terms=terms), [b"{}"])

@@ -34,6 +34,10 @@ begin
     then
       raise exception 'a draft is out of bounds: %', left(v_draft::text, 200) using errcode = '22023';
     end if;
+    -- Others would wait for these until the caller's transaction ends.
+    if v_draft -> 'options' -> 'terms' ?| array['unique', 'depends_on', 'batch_id'] then
+      raise exception 'a job that is submitted in a transaction can have no unique key, parents or batch' using errcode = '22023';
+    end if;
     v_priority := coalesce((v_draft ->> 'priority')::smallint, 5);
     v_run_at := case
       when v_draft ->> 'run_at' is not null then (v_draft ->> 'run_at')::timestamptz
