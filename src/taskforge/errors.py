@@ -32,7 +32,7 @@ class FieldError(Struct, frozen=True):
 
 
 class TaskForgeError(Exception):
-    """The root; `code` is stable, `detail` is for people."""
+    """The root; `code` is stable, `detail` is for people. `job_id` names the job that is in the way, if one is."""
 
     def __init__(
         self,
@@ -41,12 +41,14 @@ class TaskForgeError(Exception):
         *,
         fields: tuple[FieldError, ...] = (),
         retry_after: float | None = None,
+        job_id: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.fields = fields
         self.retry_after = retry_after
+        self.job_id = job_id
 
     def __str__(self) -> str:
         return f"{self.detail} [{self.code}]"

@@ -46,6 +46,7 @@ class _Problem(Struct):
     code: str = "http.error"
     detail: str = ""
     errors: tuple[FieldError, ...] = ()
+    job_id: str | None = None
 
 
 class HttpClient:
@@ -179,5 +180,6 @@ def raise_problem(response: httpx2.Response) -> NoReturn:
         problem.code,
         problem.detail,
         fields=problem.errors,
+        job_id=problem.job_id,
         retry_after=float(after) if after.isdigit() else None,
     )

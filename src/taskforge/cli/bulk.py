@@ -154,7 +154,7 @@ def _said(error: TaskForgeError) -> str:
 
 
 def _at(error: TaskForgeError, number: int) -> TaskForgeError:
-    return type(error)(error.code, f"line {number}: {_said(error)}")
+    return type(error)(error.code, f"line {number}: {_said(error)}", job_id=error.job_id)
 
 
 def _placed(error: TaskForgeError, piece: list[_Line]) -> TaskForgeError:
@@ -166,7 +166,7 @@ def _placed(error: TaskForgeError, piece: list[_Line]) -> TaskForgeError:
         if match is not None and int(match[1]) < len(piece):
             number, rest = piece[int(match[1])].number, match[2]
         fields.append(FieldError(f"line {number}", field.code, f"{rest}: {field.detail}"))
-    return type(error)(error.code, error.detail, fields=tuple(fields))
+    return type(error)(error.code, error.detail, fields=tuple(fields), job_id=error.job_id)
 
 
 def _size(stream: BinaryIO) -> int | None:

@@ -83,28 +83,39 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
 
 
 class JobGroup(Struct, frozen=True):
-    """Drafts that differ in nothing but their payload. `draft.payload` is not used; a keyed group has one payload."""
+    """Drafts that differ in nothing but their payload. `draft.payload` is not used; one with an idempotency
+    key or a unique key has one payload."""
 
     draft: JobDraft
     payloads: Sequence[bytes]
 
 
 class GroupAnswer(Struct):
-    """What became of a group: the ids in the order of its payloads, or the error that kept it out."""
+    """What became of a group: the ids in the order of its payloads, or the error that kept it out.
+
+    `kept`: the id is that of the job which holds the unique key. `replaced`: the job that had to end for this one.
+    """
 
     ids: list[int]
     state: JobState | None = None
     created: bool = True
     error: TaskForgeError | None = None
+    kept: bool = False
+    replaced: int | None = None
+    submitted_at: datetime | None = None
 
 
 class Verdict(Struct, frozen=True):
-    """What became of one draft. `created` is False when an idempotency key led to an earlier job."""
+    """What became of one draft. `created` is False when an idempotency key or a unique key (`kept`) led to an earlier
+    job. `replaced` is the job that had to end because this one has its unique key."""
 
     job_id: int | None
     state: JobState | None = None
     created: bool = True
     error: TaskForgeError | None = None
+    kept: bool = False
+    replaced: int | None = None
+    submitted_at: datetime | None = None
 
 
 class AttemptView(Struct, frozen=True):
@@ -172,6 +183,11 @@ class JobFilter(Struct, frozen=True):
     failed_before: datetime | None = None
 
 
+def names_one_job(draft: JobDraft) -> bool:
+    """True for a draft that only one job can be made of."""
+    return draft.idempotency_key is not None or (draft.terms is not None and draft.terms.unique is not None)
+
+
 def with_payload(draft: JobDraft, payload: bytes) -> JobDraft:
     return structs.replace(draft, payload=payload)
 
@@ -207,6 +223,7 @@ def _is_like(draft: JobDraft, other: JobDraft) -> bool:
         and draft.retry == other.retry
         and draft.terms == other.terms
         and draft.inputs == other.inputs
+        and (draft.terms is None or draft.terms.unique is None)
     )
 
 

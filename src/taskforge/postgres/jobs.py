@@ -124,7 +124,7 @@ async def parents(
 
 
 async def retry(connection: Connection, tenant_id: UUID, job_id: int, actor: str) -> str:
-    """`retried`, `succeeded`, `active`, `not_found` or `busy`."""
+    """`retried`, `succeeded`, `active`, `not_found`, `busy`, or `not_unique N`: its unique key is job N's now."""
     return str(await connection.fetchval(_JOBS["retry"], tenant_id, job_id, actor))
 
 

@@ -6,7 +6,6 @@ COPY into jobs, then one extent per contiguous run of one (queue, priority), or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from enum import IntEnum
 from uuid import UUID
 
@@ -15,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from taskforge.domain.jobs import JobDraft, JobGroup, JobOptions, JobState
-from taskforge.errors import FieldError, Invalid, Unavailable
+from taskforge.errors import FieldError, Invalid
 from taskforge.postgres import groups
 from taskforge.postgres.copy import FLOAT8, INT2, INT4, LENGTH, NULL, ROW_START, field, stream
 from taskforge.postgres.pool import Connection, Database
@@ -63,18 +62,6 @@ class Run(Struct):
         return self.first + self.size - 1
 
 
-class KeyedDraft(Struct):
-    """An idempotency key on offer for a job, and what became of it."""
-
-    tenant_id: UUID
-    key: str
-    body_hash: bytes
-    job_id: int
-    owner: int | None = None
-    is_new: bool = False
-    is_mismatch: bool = False
-
-
 def lay_out(lane: Lane, groups: Iterable[JobGroup], ids: list[range]) -> tuple[list[Run], list[list[int]]]:
     """Give the groups ids from the front of `ids`, which it consumes; also the ids of each group, in order."""
     runs: list[Run] = []
@@ -99,28 +86,6 @@ def lay_out(lane: Lane, groups: Iterable[JobGroup], ids: list[range]) -> tuple[l
                 del ids[0]
         given.append(mine)
     return runs, given
-
-
-async def take_keys(connection: Connection, offers: Sequence[KeyedDraft], *, keep: timedelta) -> None:
-    """Settle who owns each key; fills in `owner`, `is_new`, `is_mismatch`. Keys are taken in sorted order."""
-    ordered = sorted(offers, key=lambda offer: (offer.tenant_id, offer.key))
-    rows = await connection.fetch(
-        _SUBMIT["take_keys"],
-        [offer.tenant_id for offer in ordered],
-        [offer.key for offer in ordered],
-        [offer.job_id for offer in ordered],
-        [offer.body_hash for offer in ordered],
-        keep,
-    )
-    for row in rows:
-        offer = ordered[row["ordinal"] - 1]
-        if row["job_id"] is None:
-            raise Unavailable(
-                "database.busy", "an idempotency key expired at this very moment", retry_after=1
-            )
-        offer.owner = row["job_id"]
-        offer.is_new = row["is_new"]
-        offer.is_mismatch = row["body_hash"] != offer.body_hash
 
 
 def is_few(runs: Sequence[Run]) -> bool:

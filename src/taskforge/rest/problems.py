@@ -47,7 +47,8 @@ class RequestTimeout(TaskForgeError):
 
 
 class Problem(Struct, omit_defaults=True):
-    """RFC 9457. `code` is stable; `errors` points at the parts of the input that are wrong."""
+    """RFC 9457. `code` is stable; `errors` points at the parts of the input that are wrong, `job_id` names the job
+    that is in the way."""
 
     type: str
     title: str
@@ -57,6 +58,7 @@ class Problem(Struct, omit_defaults=True):
     code: str
     trace_id: str
     errors: tuple[FieldError, ...] = ()
+    job_id: str | None = None
 
 
 STATUS: tuple[tuple[type[TaskForgeError], int], ...] = (
@@ -102,6 +104,7 @@ def problem_reply(error: Exception, scope: Scope) -> Reply:
                 code=known.code,
                 trace_id=trace_id_of(scope),
                 errors=known.fields,
+                job_id=known.job_id,
             )
         ),
         media=PROBLEM,

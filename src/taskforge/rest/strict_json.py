@@ -187,6 +187,7 @@ def relocate(error: TaskForgeError, prefix: str) -> TaskForgeError:
         error.detail,
         fields=tuple(FieldError(prefix + field.pointer, field.code, field.detail) for field in error.fields),
         retry_after=error.retry_after,
+        job_id=error.job_id,
     )
 
 

@@ -73,6 +73,8 @@ async def submit_groups(
     """
     now = core.clock.now()
     for group in groups:
+        if len(group.payloads) > 1 and rules.names_one_job(group.draft):
+            raise Invalid("job.invalid", "a key names one job, so jobs with keys are submitted one by one")
         longest = max(group.payloads, key=len, default=b"")
         rules.check_draft(
             rules.with_payload(group.draft, longest), now=now, max_payload_bytes=core.max_payload_bytes
@@ -186,6 +188,13 @@ async def retry(core: Core, ctx: Context, job_id: int) -> JobView:
             raise Conflict(
                 "job.already_succeeded", f"job {job_id} has succeeded; submit a new one to run it again"
             )
+        case _ if answer.startswith("not_unique "):
+            holder = answer.removeprefix("not_unique ")
+            raise Conflict(
+                "job.not_unique",
+                f"job {holder} holds the unique key of job {job_id} now; wait for its end, or cancel it",
+                job_id=holder,
+            )
         case "active":
             raise Conflict("job.active", f"job {job_id} is waiting or running already")
         case "busy":
@@ -236,7 +245,7 @@ def _pointer(drafts: Sequence[JobDraft], index: int) -> str:
 
 def _below_pointer(error: TaskForgeError, pointer: str) -> TaskForgeError:
     fields = tuple(FieldError(pointer + field.pointer, field.code, field.detail) for field in error.fields)
-    return type(error)(error.code, error.detail, fields=fields)
+    return type(error)(error.code, error.detail, fields=fields, job_id=error.job_id)
 
 
 def _unknown_queue(name: str, pointer: str) -> Invalid:
@@ -286,8 +295,17 @@ def _verdicts(answers: Sequence[GroupAnswer]) -> list[Verdict]:
         if answer.error is not None:
             verdicts.append(Verdict(None, None, False, answer.error))
         else:
-            state, created = answer.state, answer.created
-            verdicts += [Verdict(job_id, state, created) for job_id in answer.ids]
+            verdicts += [
+                Verdict(
+                    job_id,
+                    answer.state,
+                    answer.created,
+                    kept=answer.kept,
+                    replaced=answer.replaced,
+                    submitted_at=answer.submitted_at,
+                )
+                for job_id in answer.ids
+            ]
     return verdicts
 
 

@@ -22,7 +22,7 @@ from taskforge.postgres.schedules import Decided, Due, Planned
 from taskforge.postgres.submit import Run
 from taskforge.services import jobs
 from taskforge.services.core import Core
-from taskforge.services.submitter import lane_of
+from taskforge.services.flushes import lane_of
 
 _log = structlog.get_logger(__name__)
 

@@ -13,43 +13,35 @@ from uuid import UUID
 from msgspec import Struct
 
 from taskforge.domain.batches import Piece
-from taskforge.domain.idempotency import body_hash
-from taskforge.domain.jobs import GroupAnswer, JobDraft, JobGroup, JobState
-from taskforge.errors import Conflict, Unavailable
+from taskforge.domain.jobs import GroupAnswer, JobGroup, names_one_job
+from taskforge.errors import Unavailable
 from taskforge.postgres import groups
 from taskforge.postgres.groups import Entry
 from taskforge.postgres.ids import JobIds
-from taskforge.postgres.pool import Database
+from taskforge.postgres.keys import repoint_keys, take_keys, take_uniques
+from taskforge.postgres.pool import Connection, Database
 from taskforge.postgres.submit import (
-    KeyedDraft,
-    Lane,
     Place,
-    Run,
     hanging_on,
     is_few,
-    lay_out,
     publish,
     store_few,
-    take_keys,
 )
+from taskforge.services.flushes import Part, Plan, unique_of
 
 _JOBS_PER_FLUSH = 10_000
 _JOBS_WAITING = 100_000
 _KEEP_KEYS = timedelta(hours=24)
 _PATIENCE_SECONDS = 10.0
 _SLOWEST_JOBS_PER_SECOND = 10_000
-_STATES = {
-    Place.READY: JobState.PENDING,
-    Place.SCHEDULED: JobState.SCHEDULED,
-    Place.BLOCKED: JobState.BLOCKED,
-}
 
 
 class Submission(Struct, eq=False):
     """One caller's groups, checked, with the queue id of each queue name they use.
 
-    An all-or-nothing batch with idempotency keys flushes alone: a key that stands for another job rolls all of it back.
-    So does a piece of a numbered stream, which may turn out not to be the next one.
+    An all-or-nothing batch with keys flushes alone: a key that stands for another job rolls all of it back. So does a
+    piece of a numbered stream, which may turn out not to be the next one. `uniques` are the unique keys it wants: of
+    submissions that want the same, the later one waits for the next flush, as it may have to replace the earlier one.
     """
 
     tenant_id: UUID
@@ -59,6 +51,7 @@ class Submission(Struct, eq=False):
     is_alone: bool
     future: asyncio.Future[list[GroupAnswer]]
     piece: Piece | None = None
+    uniques: frozenset[tuple[UUID, str, str]] = frozenset()
 
 
 class Submitter:
@@ -99,7 +92,7 @@ class Submitter:
             raise Unavailable(
                 "submit.overloaded", f"{self._jobs_waiting} jobs wait to be stored; try again", retry_after=1
             )
-        is_keyed = any(group.draft.idempotency_key is not None for group in groups)
+        is_keyed = any(names_one_job(group.draft) for group in groups)
         future: asyncio.Future[list[GroupAnswer]] = asyncio.get_running_loop().create_future()
         submission = Submission(
             tenant_id,
@@ -109,6 +102,7 @@ class Submitter:
             (is_atomic and is_keyed and size > 1) or piece is not None,
             future,
             piece,
+            _uniques(tenant_id, groups) if is_keyed else frozenset(),
         )
         self._waiting.append(submission)
         self._jobs_waiting += size
@@ -156,11 +150,16 @@ class Submitter:
     def _take(self) -> list[Submission]:
         batch = [self._waiting[0]]
         size = batch[0].size
+        uniques = batch[0].uniques
         if not batch[0].is_alone:
             for submission in self._waiting[1:]:
                 size += submission.size
                 if submission.is_alone or size > _JOBS_PER_FLUSH:
                     break
+                if submission.uniques:
+                    if not uniques.isdisjoint(submission.uniques):
+                        break
+                    uniques = uniques | submission.uniques
                 batch.append(submission)
         del self._waiting[: len(batch)]
         return batch
@@ -186,26 +185,28 @@ class Submitter:
                     submission.future.set_result(answer)
 
     async def _store(self, batch: list[Submission]) -> list[list[GroupAnswer]]:
-        plan = _Plan(batch)
+        plan = Plan(
+            [Part(one.tenant_id, one.groups, one.queue_ids) for one in batch],
+            is_atomic=batch[0].is_alone and batch[0].piece is None,
+        )
         ids = await self._ids.take(sum(submission.size for submission in batch))
         plan.assign(ids)
         entries = _entries(batch)
-        if not plan.offers and not entries and is_few(plan.runs):
+        if not plan.has_keys and not entries and is_few(plan.runs):
             await store_few(self._database, plan.runs)
         else:
             async with self._database.ingest() as connection:
                 if entries:
                     await groups.enter(connection, entries)
-                if plan.offers:
-                    await take_keys(connection, plan.offers, keep=_KEEP_KEYS)
-                    plan.settle_keys()
+                if plan.has_keys:
+                    await self._take_keys(plan, connection)
                 if plan.runs:
                     await publish(connection, plan.runs)
                 if entries:
                     await groups.join(connection, entries, hanging_on(plan.runs))
         settled = {job_id: state for run in plan.runs for job_id, state in run.settled.items()}
         if settled:
-            plan.settle(settled)
+            plan.settle_parents(settled)
         if ready := {run.lane.queue_id for run in plan.runs if run.lane.place is Place.READY}:
             self._on_ready(ready)
         if any(run.lane.place is not Place.READY for run in plan.runs):
@@ -214,81 +215,13 @@ class Submitter:
             self._on_ready({run.lane.queue_id for run in plan.runs if run.settled})
         return plan.answers
 
-
-class _Plan:
-    """Lays the groups of a flush out in lanes. Keyed ones join only once their key is theirs."""
-
-    def __init__(self, batch: list[Submission]) -> None:
-        self.runs: list[Run] = []
-        self.answers = [[GroupAnswer([]) for _ in submission.groups] for submission in batch]
-        self.offers: list[KeyedDraft] = []
-        self._is_atomic = batch[0].is_alone and batch[0].piece is None
-        self._plain: dict[Lane, list[tuple[JobGroup, GroupAnswer]]] = {}
-        self._keyed: list[tuple[Lane, JobGroup, GroupAnswer, KeyedDraft]] = []
-        for submission, answers in zip(batch, self.answers, strict=True):
-            for group, answer in zip(submission.groups, answers, strict=True):
-                lane = lane_of(
-                    submission.tenant_id, submission.queue_ids[group.draft.queue_name], group.draft
-                )
-                if group.draft.idempotency_key is None:
-                    self._plain.setdefault(lane, []).append((group, answer))
-                else:
-                    self._keyed.append((lane, group, answer, _offer(submission.tenant_id, group)))
-
-    def assign(self, ids: list[range]) -> None:
-        for lane, entries in self._plain.items():
-            runs, given = lay_out(lane, (group for group, _ in entries), ids)
-            self.runs += runs
-            for (_, answer), mine in zip(entries, given, strict=True):
-                answer.ids = mine
-                answer.state = _state(lane)
-        seen: dict[tuple[UUID, str], KeyedDraft] = {}
-        self._keyed.sort(
-            key=lambda entry: (entry[0].queue_id, entry[0].priority, entry[0].place, entry[0].key or "")
-        )
-        for lane, group, answer, offer in self._keyed:
-            runs, [mine] = lay_out(lane, [group], ids)
-            offer.job_id = mine[0]
-            answer.ids = mine
-            seen.setdefault((offer.tenant_id, offer.key), offer)
-        # A key that a flush brings twice is offered once; the others are its replays.
-        self.offers = list(seen.values())
-
-    def settle(self, states: dict[int, JobState]) -> None:
-        """Children whose parents had ended do not wait. Jobs of one group have the same parents, so the same fate."""
-        for answers in self.answers:
-            for answer in answers:
-                if answer.ids and answer.created and answer.ids[0] in states:
-                    answer.state = states[answer.ids[0]]
-
-    def settle_keys(self) -> None:
-        """After `take_keys`: new jobs join the runs, replays answer with the earlier job, the rest are refused."""
-        by_key = {(offer.tenant_id, offer.key): offer for offer in self.offers}
-        for lane, group, answer, mine in self._keyed:
-            offer = by_key[mine.tenant_id, mine.key]
-            if offer.is_mismatch or offer.body_hash != mine.body_hash:
-                answer.ids = []
-                answer.error = Conflict(
-                    "idempotency_key_reused",
-                    f'the idempotency key "{mine.key}" was used for a job with another content',
-                )
-                if self._is_atomic:
-                    raise answer.error
-            elif offer is mine and offer.is_new:
-                answer.state = _state(lane)
-                self._join(lane, mine.job_id, group)
-            else:
-                assert offer.owner is not None
-                answer.ids = [offer.owner]
-                answer.created = False
-
-    def _join(self, lane: Lane, job_id: int, group: JobGroup) -> None:
-        part = (group.draft, group.payloads)
-        if self.runs and self.runs[-1].lane == lane and self.runs[-1].last + 1 == job_id:
-            self.runs[-1].parts.append(part)
-            self.runs[-1].size += 1
-        else:
-            self.runs.append(Run(lane, job_id, [part], 1))
+    async def _take_keys(self, plan: Plan, connection: Connection) -> None:
+        if plan.offers:
+            await take_keys(connection, plan.offers, keep=_KEEP_KEYS)
+        if uniques := plan.settle_keys():
+            await take_uniques(connection, uniques)
+        if repointed := plan.settle_uniques():
+            await repoint_keys(connection, repointed)
 
 
 def _entries(batch: Sequence[Submission]) -> list[Entry]:
@@ -304,29 +237,6 @@ def _entries(batch: Sequence[Submission]) -> list[Entry]:
     return list(found.values())
 
 
-def lane_of(tenant_id: UUID, queue_id: int, draft: JobDraft) -> Lane:
-    """Where a new job like this goes."""
-    return Lane(
-        tenant_id,
-        queue_id,
-        draft.priority,
-        _place(draft),
-        None if draft.terms is None else draft.terms.concurrency_key,
-    )
-
-
-def _place(draft: JobDraft) -> Place:
-    if draft.terms is not None and draft.terms.depends_on:
-        return Place.BLOCKED
-    if draft.run_at is not None or draft.delay_seconds:
-        return Place.SCHEDULED
-    return Place.READY
-
-
-def _state(lane: Lane) -> JobState:
-    return _STATES[lane.place]
-
-
-def _offer(tenant_id: UUID, group: JobGroup) -> KeyedDraft:
-    assert group.draft.idempotency_key is not None
-    return KeyedDraft(tenant_id, group.draft.idempotency_key, body_hash(group.draft, group.payloads[0]), 0)
+def _uniques(tenant_id: UUID, groups: Sequence[JobGroup]) -> frozenset[tuple[UUID, str, str]]:
+    found = ((group.draft.job_type, unique_of(group.draft)) for group in groups)
+    return frozenset((tenant_id, job_type, unique.key) for job_type, unique in found if unique is not None)

@@ -15,8 +15,8 @@ from taskforge.postgres.pool import Connection
 from taskforge.postgres.submit import Place, Run, publish
 from taskforge.services import batches
 from taskforge.services.core import Core
+from taskforge.services.flushes import lane_of
 from taskforge.services.pages import Page
-from taskforge.services.submitter import lane_of
 
 MAX_ID = 2**63 - 1
 

@@ -35,7 +35,7 @@ begin
         else
           v_done := purge(p_tenant, v_queue.queue_id, v_queue.ids, p_actor, cardinality(v_queue.ids), p_operation);
         end if;
-        return query select i, case when i = any (v_done) then 'done' else 'ended' end,
+        return query select i, case when i = any (v_done) then 'done' when p_verb = 'redrive' then 'not_unique' else 'ended' end,
           case p_verb when 'redrive' then v_queue.queue_id end from unnest(v_queue.ids) as i;
       exception when sqlstate 'TF001' then
         return query select i, 'queue_gone', null::integer from unnest(v_queue.ids) as i;
@@ -54,7 +54,7 @@ begin
         end if;
       when 'retry' then
         begin
-          verdict := retry(p_tenant, job_id, p_actor, p_operation);
+          verdict := split_part(retry(p_tenant, job_id, p_actor, p_operation), ' ', 1);
           if verdict = 'retried' then
             verdict := 'done';
             ready_in := (select j.queue_id from jobs j where j.id = job_id and j.tenant_id = p_tenant);

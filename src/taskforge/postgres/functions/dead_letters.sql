@@ -2,7 +2,8 @@
 
 -- Redrive dead letters, oldest first: those of p_ids, or up to p_limit of all. Two at once share the work, and each dead
 -- letter comes back once. Jobs are read after their outcomes were locked: only then does nobody else change them.
--- Lock order: outcomes by id.
+-- Those whose unique key another job holds stay as they are.
+-- Lock order: outcomes by id, then unique keys.
 drop function if exists taskforge.redrive(uuid, integer, bigint[], text, integer);
 
 create or replace function taskforge.redrive(
@@ -15,12 +16,17 @@ set jit = off
 as $$
 declare
   v_ids bigint[];
+  v_held bigint[];
 begin
   perform refuse_deleted(p_queue);
   select coalesce(array_agg(id order by id), '{}') into v_ids from (
     select id from outcomes
     where queue_id = p_queue and state = 2 and tenant_id = p_tenant and (p_ids is null or id = any (p_ids))
     order by id limit p_limit for update) as locked;
+  v_held := retake_keys(p_tenant, v_ids);
+  if cardinality(v_held) > 0 then
+    v_ids := array(select id from unnest(v_ids) as id where id <> all (v_held) order by id);
+  end if;
   if cardinality(v_ids) > 0 then
     with gone as (
       delete from outcomes where id = any (v_ids) and tenant_id = p_tenant returning *

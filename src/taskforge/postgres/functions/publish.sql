@@ -80,6 +80,20 @@ as $$
     as u (id, t, q, p, k, run_at, delay, key);
 $$;
 
+-- The jobs that keys taken in this transaction stand for were not stored: another job keeps a unique key (p_job), or there is
+-- none, and the key is free again (null).
+create or replace function taskforge.repoint_keys(p_tenant uuid[], p_key text[], p_job bigint[]) returns void
+language sql security definer
+set search_path = taskforge, pg_temp
+set enable_seqscan = off
+as $$
+  delete from idempotency k using unnest(p_tenant, p_key, p_job) as u (tenant_id, key, job_id)
+  where k.tenant_id = u.tenant_id and k.key = u.key and u.job_id is null;
+  update idempotency k set job_id = u.job_id
+  from unnest(p_tenant, p_key, p_job) as u (tenant_id, key, job_id)
+  where k.tenant_id = u.tenant_id and k.key = u.key and u.job_id is not null;
+$$;
+
 -- Take idempotency keys in the order given (sorted, so that two batches cannot deadlock). Returns one row per key:
 -- the job that owns it now, and whether that is the one offered.
 create or replace function taskforge.take_keys(

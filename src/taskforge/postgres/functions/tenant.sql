@@ -163,6 +163,8 @@ end
 $$;
 
 -- Give an ended job new attempts, or let a parked one run now. The outcome taken back is kept in redrives.
+-- 'not_unique N': its unique key is job N's now.
+-- Lock order: the place of the job, then its unique key.
 drop function if exists taskforge.retry(uuid, bigint, text);
 
 create or replace function taskforge.retry(
@@ -175,6 +177,7 @@ declare
   v_at record;
   v_outcome record;
   v_priority smallint;
+  v_holder bigint;
 begin
   if not exists (select from jobs where id = p_id and tenant_id = p_tenant) then
     return 'not_found';
@@ -199,6 +202,10 @@ begin
       jsonb_build_object('state', place_name(v_at.place, v_at.kind), 'run_at', v_at.run_at), '{"state": "pending"}');
     perform wait_again(p_tenant, array[p_id], array[v_at.queue_id], array[v_at.priority], array[v_at.attempt]);
     return 'retried';
+  end if;
+  v_holder := retake_key(p_tenant, p_id);
+  if v_holder is not null then
+    return 'not_unique ' || v_holder;
   end if;
   delete from outcomes where id = p_id and tenant_id = p_tenant returning * into v_outcome;
   select priority into v_priority from jobs where id = p_id and tenant_id = p_tenant;

@@ -11,15 +11,20 @@ create table uniques (
   scope smallint not null check (scope between 1 and 3),
   taken_at timestamptz not null default now(),
   expires_at timestamptz,
+  look_at timestamptz not null,  -- when to see whether it is held still
   primary key (tenant_id, job_type, key),
   check ((scope = 3) = (expires_at is not null))
-) with (fillfactor = 70);
+);
 
--- When a job that waits will have waited too long: 1 it was to start before then, 2 its deadline over all attempts.
+create index uniques_look on uniques (look_at);
+
+-- When a job that waits will have waited too long: 1 it was to start before then, 2 its deadline over all attempts. due_at is
+-- when to look, which is later when the job was running then.
 create table expiries (
   due_at timestamptz not null,
   job_id bigint not null,
   kind smallint not null check (kind in (1, 2)),
+  bound timestamptz not null,
   tenant_id uuid not null,
   primary key (due_at, job_id, kind)
 ) with (autovacuum_vacuum_scale_factor = 0.02);
@@ -65,7 +70,8 @@ end
 $$;
 
 grant insert on expiries to taskforge_ingest;
-grant select, insert, update, delete on uniques, expiries to taskforge_dispatch;
+grant select, insert, update, delete on uniques to taskforge_dispatch;
+grant select, insert, delete on expiries to taskforge_dispatch;
 grant select, insert, update on uniques to taskforge_app;
 grant select on contracts, contract_revisions to taskforge_dispatch;
 grant select, insert, update on contracts, contract_revisions to taskforge_app;

@@ -25,5 +25,15 @@ select * from taskforge.await_parents($1, $2, $3, $4);
 -- name: park_new
 select taskforge.park_new($1, $2, $3, $4, $5, $6, $7, $8);
 
+-- name: take_uniques
+-- An entry per key, sorted: $1 tenants, $2 job types, $3 keys, $4 jobs, $5 scopes, $6 periods, $7 what a conflict means.
+select * from taskforge.take_uniques($1, $2, $3, $4, $5, $6, $7);
+
+-- name: repoint_keys
+select taskforge.repoint_keys($1, $2, $3);
+
+-- name: note_expiries
+select taskforge.note_expiries($1, $2, $3, $4, $5);
+
 -- name: take_keys
 select * from taskforge.take_keys($1, $2, $3, $4, $5);

@@ -112,7 +112,9 @@ def _at(verdict: Verdict, was: str, place: str) -> Verdict:
         FieldError(place + field.pointer.removeprefix(was), field.code, field.detail)
         for field in error.fields
     )
-    return Verdict(None, created=False, error=type(error)(error.code, error.detail, fields=fields))
+    return Verdict(
+        None, created=False, error=type(error)(error.code, error.detail, fields=fields, job_id=error.job_id)
+    )
 
 
 def _item(verdict: Verdict) -> BatchItem:
