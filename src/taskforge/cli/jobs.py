@@ -183,6 +183,7 @@ def print_job(common: Common, view: JobView) -> None:
             (
                 ("attempt", f"{attempt.attempt}, {attempt.outcome} at {shown(attempt.finished_at)}"),
                 ("worker", attempt.worker),
+                ("started", attempt.started_at),
                 ("error", f"{attempt.error_class}: {attempt.message}" if attempt.error_class else None),
                 ("traceback", attempt.traceback or None),
             )

@@ -119,7 +119,8 @@ class Verdict(Struct, frozen=True):
 
 
 class AttemptView(Struct, frozen=True):
-    """One execution that did not succeed."""
+    """One execution: how it ended (`succeeded`, `failed`, `lost`, `returned`, `snoozed`, `released` or `cancelled`), on
+    which worker and when. Only the last of a job can have succeeded; the error fields are those of one that did not."""
 
     attempt: int
     outcome: str

@@ -33,6 +33,7 @@ class Changed(Struct, frozen=True):
 OUTCOMES: Final = {1: JobState.SUCCEEDED, 2: JobState.FAILED, 3: JobState.CANCELLED}
 PARKED: Final = {1: JobState.SCHEDULED, 2: JobState.RETRYING, 3: JobState.BLOCKED}
 ATTEMPT_KINDS: Final = {1: "failed", 2: "lost", 3: "returned", 4: "snoozed", 5: "released", 6: "cancelled"}
+SUCCEEDED_ATTEMPT: Final = "succeeded"
 
 
 async def views(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> list[JobView]:
@@ -194,10 +195,26 @@ def _attempt(row: asyncpg.Record) -> AttemptView:
     )
 
 
+def _success(row: asyncpg.Record) -> AttemptView:
+    """The attempt that succeeded. Its outcome is its record: a success writes no row of attempts."""
+    return AttemptView(
+        attempt=row["outcome_attempt"],
+        outcome=SUCCEEDED_ATTEMPT,
+        worker=row["worker"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        error_class=None,
+        message=None,
+        traceback=None,
+    )
+
+
 def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
     options = _NO_OPTIONS if row["options"] is None else _decode_options(row["options"])
     state, attempt = _place(row)
     errors = [a for a in attempts if a.outcome in ("failed", "lost")]
+    if state is JobState.SUCCEEDED:
+        attempts = (*attempts, _success(row))
     started_at: datetime | None = row["started_at"] if row["outcome"] is not None else row["leased_at"]
     return JobView(
         id=str(row["id"]),

@@ -61,6 +61,21 @@ class Submission:
         decoded: dict[str, Any] = msgspec.json.decode(self.payload)
         return decoded
 
+    def record(self, outcome: str, now: datetime, broke: Broke | None = None) -> None:
+        """Add the attempt that has just ended to the history."""
+        self.attempts.append(
+            AttemptView(
+                attempt=self.attempt,
+                outcome=outcome,
+                worker=None,
+                started_at=now,
+                finished_at=now,
+                error_class=None if broke is None else broke.error_class,
+                message=None if broke is None else broke.message,
+                traceback=None if broke is None else broke.traceback,
+            )
+        )
+
     def view(self) -> JobView:
         draft = self.draft
         return JobView(
@@ -218,6 +233,7 @@ class Recorder:
         match conclusion:
             case Returned(result):
                 submission.state, submission.result = JobState.SUCCEEDED, result
+                submission.record("succeeded", now)
             case Paused(delay):
                 submission.attempt -= 1
                 submission.state = JobState.SCHEDULED
@@ -229,18 +245,7 @@ class Recorder:
 
     def _fail(self, submission: Submission, broke: Broke, now: datetime) -> None:
         draft = submission.draft
-        submission.attempts.append(
-            AttemptView(
-                attempt=submission.attempt,
-                outcome="failed",
-                worker=None,
-                started_at=now,
-                finished_at=now,
-                error_class=broke.error_class,
-                message=broke.message,
-                traceback=broke.traceback,
-            )
-        )
+        submission.record("failed", now, broke)
         if not broke.retryable or submission.attempt >= (draft.max_attempts or DEFAULT_ATTEMPTS):
             submission.state = JobState.FAILED
             return

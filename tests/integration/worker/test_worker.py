@@ -213,6 +213,27 @@ async def test_a_clean_drain_exits_with_zero(forge: TaskForge, core: Core) -> No
     assert await running == 0
 
 
+async def test_the_history_names_every_attempt_with_its_worker_and_times_also_the_one_that_succeeded(
+    forge: TaskForge, working
+) -> None:
+    @forge.job(max_attempts=3, retry=fixed(0))
+    async def second_time_lucky() -> str:
+        if current_job().attempt == 1:
+            raise ValueError("not yet")
+        return "done"
+
+    async with working(name="historian") as worker:
+        handle = await second_time_lucky.submit()
+        view = await ended_after_promotion(worker, handle)
+    assert [(a.attempt, a.outcome, a.worker, a.error_class) for a in view.attempts] == [
+        (1, "failed", "historian", "ValueError"),
+        (2, "succeeded", "historian", None),
+    ]
+    first, second = view.attempts
+    assert first.finished_at <= second.started_at <= second.finished_at == view.finished_at
+    assert view.error is None
+
+
 async def test_a_blocked_event_loop_does_not_stop_the_heartbeat(
     forge: TaskForge, working, core: Core
 ) -> None:
@@ -224,7 +245,7 @@ async def test_a_blocked_event_loop_does_not_stop_the_heartbeat(
     async with working():
         handle = await block.submit()
         assert await handle.result(timeout=20) == "done"
-        assert (await handle.refresh()).attempts == ()
+        assert [a.outcome for a in (await handle.refresh()).attempts] == ["succeeded"]
 
 
 async def test_a_heartbeat_process_that_dies_is_replaced(forge: TaskForge, working, eventually) -> None:
@@ -267,8 +288,9 @@ async def test_a_worker_that_was_given_up_starts_over_under_a_new_registration(
         await eventually(lambda: worker.worker_id != first)
         assert await handle.result(timeout=15) == 2
     assert runs == [1, 2]
-    [lost] = (await handle.refresh()).attempts
-    assert lost.error_class == "WorkerLost"
+    lost, done = (await handle.refresh()).attempts
+    assert (lost.outcome, lost.error_class) == ("lost", "WorkerLost")
+    assert (done.attempt, done.outcome) == (2, "succeeded")
 
 
 async def test_threads_and_processes_work_from_a_queue(forge: TaskForge, working) -> None:

@@ -84,6 +84,20 @@ async def test_drain_retries_until_attempts_are_spent_and_raises_the_cause(forge
     assert calls == [1, 2, 3]
 
 
+async def test_the_history_of_a_run_job_ends_with_the_attempt_that_succeeded(forge: TaskForge) -> None:
+    @forge.job(max_attempts=2)
+    async def job() -> None:
+        if current_job().attempt == 1:
+            raise ValueError("not yet")
+
+    with capture(forge) as submitted:
+        await job.submit()
+        await submitted.drain()
+        [submission] = submitted
+        history = [(a.attempt, a.outcome, a.error_class) for a in submission.view().attempts]
+    assert history == [(1, "failed", "ValueError"), (2, "succeeded", None)]
+
+
 async def test_a_fake_clock_decides_what_is_due(forge: TaskForge, calls) -> None:
     clock = FakeClock()
 
