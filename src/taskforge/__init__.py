@@ -6,7 +6,7 @@ from taskforge.batching import Batch, callback
 from taskforge.bulk import BulkHandle
 from taskforge.domain.bulk import Canary
 from taskforge.domain.retry import RetryPolicy
-from taskforge.domain.terms import Webhook
+from taskforge.domain.terms import Unique, Webhook
 from taskforge.errors import TaskForgeError
 from taskforge.forge import TaskForge
 from taskforge.handles import JobCancelled, JobFailed, JobHandle, JobHandles
@@ -30,6 +30,7 @@ __all__ = [
     "Snooze",
     "TaskForge",
     "TaskForgeError",
+    "Unique",
     "Webhook",
     "callback",
     "current_job",

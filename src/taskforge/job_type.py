@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from taskforge import transactions
 from taskforge.clock import SystemClock
-from taskforge.domain.jobs import JobDraft, check_draft
+from taskforge.domain.jobs import JobDraft, check_draft, names_one_job
 from taskforge.domain.retry import RetryPolicy
 from taskforge.domain.terms import NO_TERMS, Dependency, JobTerms, Unique, Webhook
 from taskforge.errors import ConfigurationError, Invalid
@@ -53,8 +53,8 @@ class Submitter(Generic[P, R]):
     async def submit_many(self, calls: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> JobHandles[R]:
         """Submit a job for each call, all or nothing; a call is a dict of its keyword arguments or a tuple of its
         positional ones."""
-        if self.draft.idempotency_key is not None and len(calls) > 1:
-            raise ValueError("an idempotency key names one job; submit jobs with keys one by one")
+        if names_one_job(self.draft) and len(calls) > 1:
+            raise ValueError("a key names one job; submit jobs with keys one by one")
         payloads = list(self.job.binding.write_many(calls))
         return JobHandles(self.job.handle, await self._send(payloads) if payloads else ())
 

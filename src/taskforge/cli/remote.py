@@ -37,7 +37,9 @@ class RemoteAccess(HttpClient):
         path = f"/api/v1/jobs/batch?atomic={'true' if atomic else 'false'}"
         answer = await self._call("POST", path, body=body, repeatable=repeatable)
         return [
-            Verdict(None, created=False, error=TaskForgeError(e.code, e.detail, fields=e.errors))
+            Verdict(
+                None, created=False, error=TaskForgeError(e.code, e.detail, fields=e.errors, job_id=e.job_id)
+            )
             if (e := item.error) is not None
             else Verdict(int(item.id or 0), item.state, item.created)
             for item in msgspec.json.decode(answer, type=BatchAnswer).data

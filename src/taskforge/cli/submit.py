@@ -35,6 +35,20 @@ from taskforge.rest.submission import Reader
 @click.option("--run-at", type=moment, metavar="TIME", help="Run at this time.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Can be given several times.")
 @click.option("--idempotency-key", metavar="KEY", help="A second submit with this key makes no second job.")
+@click.option(
+    "--unique", metavar="KEY", help="At most one job of this type with this key; see --unique-while."
+)
+@click.option(
+    "--unique-while",
+    type=click.Choice(["queued", "unfinished"]),
+    help="How long the job holds its key; unfinished if not given.",
+)
+@click.option("--unique-for", type=duration, metavar="DURATION", help="Hold the key this long instead.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["reject", "keep", "replace"]),
+    help="When the key is held: refuse (default), show the job that holds it, or take its place if it waits.",
+)
 @click.option("--batch", "batch_id", metavar="ID", help="Make it a member of this open batch.")
 @click.option("--webhook", metavar="URL", help="POST there how it ended.")
 @click.option("--wait", type=duration, metavar="DURATION", help="Wait for the job's end, this long at most.")
@@ -115,6 +129,7 @@ def _draft(common: Common, job_type: str, payload: bytes, options: dict[str, Any
         "delay_seconds": options["delay"],
         "run_at": _zoned(options["run_at"]),
         "idempotency_key": options["idempotency_key"],
+        "unique": _unique(options),
         "batch_id": options["batch_id"],
         "webhook": None if options["webhook"] is None else {"url": options["webhook"]},
         "tags": options["tags"] or None,
@@ -122,6 +137,23 @@ def _draft(common: Common, job_type: str, payload: bytes, options: dict[str, Any
     given = {name: value for name, value in fields.items() if value is not None}
     body = msgspec.json.encode(given)[:-1] + b',"payload":' + payload + b"}"
     return Reader(common.settings().max_payload_bytes).read_job(body)
+
+
+def _unique(options: dict[str, Any]) -> dict[str, Any] | None:
+    scope, period, on_conflict = options["unique_while"], options["unique_for"], options["on_conflict"]
+    if options["unique"] is None:
+        if scope or period or on_conflict:
+            raise click.UsageError("--unique-while, --unique-for and --on-conflict belong to --unique KEY")
+        return None
+    if scope and period:
+        raise click.UsageError("give either --unique-while or --unique-for, not both")
+    given = {
+        "key": options["unique"],
+        "scope": "period" if period else scope,
+        "period_seconds": period,
+        "on_conflict": on_conflict,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _zoned(run_at: datetime | None) -> str | None:
@@ -137,7 +169,7 @@ def _submit_one(common: Common, draft: JobDraft, tenant: UUID | None, *, wait: f
             raise verdict.error
         job_id = str(verdict.job_id)
         if not verdict.created:
-            say(f"the idempotency key led to job {job_id}, submitted before")
+            say(f"its key led to job {job_id}, submitted before")
         if wait is not None:
             view = await wait_for(access, job_id, timeout=wait)
             print_job(common, view)

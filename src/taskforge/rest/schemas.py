@@ -24,11 +24,14 @@ from taskforge.domain.retry import RetryKind, RetryPolicy
 from taskforge.domain.terms import Webhook
 from taskforge.domain.webhooks import DeliveryView, SecretView
 from taskforge.domain.workflows import NodeView, WorkflowView
-from taskforge.errors import FieldError
+from taskforge.errors import FieldError, TaskForgeError
 
 
 class JobAccepted(Struct, frozen=True):
-    """A job just submitted. A limit that is null is the queue's."""
+    """A job just submitted. A limit that is null is the queue's.
+
+    `replaced` is the job that had to end because this one has its unique key.
+    """
 
     id: str
     queue_name: str
@@ -43,6 +46,7 @@ class JobAccepted(Struct, frozen=True):
     run_at: datetime | None
     delay_seconds: float | None
     idempotency_key: str | None
+    replaced: str | None
 
     @classmethod
     def of(cls, draft: JobDraft, verdict: Verdict) -> JobAccepted:
@@ -60,24 +64,32 @@ class JobAccepted(Struct, frozen=True):
             draft.run_at,
             draft.delay_seconds,
             draft.idempotency_key,
+            None if verdict.replaced is None else str(verdict.replaced),
         )
 
 
 class ItemError(Struct, frozen=True):
-    """Why one job of a batch was not accepted."""
+    """Why one job of a batch was not accepted. `job_id` is the job that is in the way, if one is."""
 
     code: str
     detail: str
     errors: tuple[FieldError, ...]
+    job_id: str | None = None
+
+    @classmethod
+    def of(cls, error: TaskForgeError) -> ItemError:
+        return cls(error.code, error.detail, error.fields, error.job_id)
 
 
 class BatchItem(Struct, frozen=True, omit_defaults=True):
-    """The verdict on one job of a batch. `created` is false when an idempotency key led to an earlier job."""
+    """The verdict on one job of a batch. `created` is false when an idempotency key or a unique key led to an earlier
+    job; `replaced` is the job that had to end for this one."""
 
     id: str | None = None
     state: JobState | None = None
     created: bool = True
     error: ItemError | None = None
+    replaced: str | None = None
 
 
 class BatchAnswer(Struct, frozen=True, omit_defaults=True):

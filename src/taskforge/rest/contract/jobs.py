@@ -42,7 +42,9 @@ PATHS: dict[str, dict[str, Operation]] = {
                     links=links("job_id", "id", "getJob", "cancelJob", "retryJob"),
                 ),
                 "200": answer(
-                    "The idempotency key stands for this earlier job.", "JobView", headers=REPLAYED
+                    "The idempotency key, or a unique key to be kept, stands for this earlier job.",
+                    "JobView",
+                    headers=REPLAYED,
                 ),
             },
             problems=WRITE,

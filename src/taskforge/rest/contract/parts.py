@@ -84,7 +84,8 @@ def query_parameter(name: str, schema: Json, text: str) -> Json:
 LOCATION: Json = {"Location": {"schema": {"type": "string"}, "description": "Where the new thing is."}}
 ETAG: Json = {"ETag": {"schema": {"type": "string"}, "description": "The version, for If-Match."}}
 LINK: Json = {"Link": {"schema": {"type": "string"}, "description": 'rel="next" when there is a next page.'}}
-REPLAYED: Json = {"Idempotency-Replayed": {"schema": {"type": "string", "enum": ["true"]}}, **LOCATION}
+_TRUE: Json = {"schema": {"type": "string", "enum": ["true"]}}
+REPLAYED: Json = {"Idempotency-Replayed": _TRUE, "Unique-Kept": _TRUE, **LOCATION}
 JOB_ID = path_parameter("job_id", "The id of a job.")
 QUEUE = path_parameter("name", "The name of a queue.")
 PAGE = (

@@ -169,9 +169,7 @@ class _Intake:
         error = verdict.error
         if error is not None:
             self._refused += 1
-            told = StreamVerdict(
-                number, created=False, error=ItemError(error.code, error.detail, error.fields)
-            )
+            told = StreamVerdict(number, created=False, error=ItemError.of(error))
             if len(self._errors) < MAX_ERRORS:
                 self._errors.append(told)
             return told
@@ -209,7 +207,7 @@ class _Streamed(Reply):
             if not has_begun:
                 raise
             # The status has been sent: only the last line can say that it went wrong.
-            last = StreamVerdict(created=False, error=ItemError(error.code, error.detail, error.fields))
+            last = StreamVerdict(created=False, error=ItemError.of(error))
         await tell([last], more=False)
 
 

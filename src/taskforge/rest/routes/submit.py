@@ -19,6 +19,7 @@ from taskforge.rest.tracing import header
 from taskforge.services import jobs
 
 _REPLAYED = (b"idempotency-replayed", b"true")
+_KEPT = (b"unique-kept", b"true")
 
 
 class BatchQuery(Struct, frozen=True):
@@ -38,7 +39,7 @@ async def submit(scope: Scope, receive: Receive) -> Reply:
     location = (b"location", b"/api/v1/jobs/%d" % verdict.job_id)
     if not verdict.created:
         view = await jobs.get(rest.core, ctx, verdict.job_id)
-        return json_reply(view, headers=(location, _REPLAYED))
+        return json_reply(view, headers=(location, _KEPT if verdict.kept else _REPLAYED))
     rest.metrics.submitted(1)
     return json_reply(JobAccepted.of(draft, verdict), 201, headers=(location,))
 
@@ -68,7 +69,7 @@ async def _store_all(rest: RestState, ctx: Context, batch: Batch) -> BatchAnswer
         verdicts = await jobs.submit(rest.core, ctx, drafts)
     except Invalid as error:
         raise relocate(error, batch.place(0) if len(drafts) == 1 else batch.base) from None
-    data = [BatchItem(str(verdict.job_id), verdict.state, verdict.created) for verdict in verdicts]
+    data = [_item(verdict) for verdict in verdicts]
     created = sum(verdict.created for verdict in verdicts)
     return BatchAnswer(data, created, len(data) - created)
 
@@ -120,5 +121,10 @@ def _at(verdict: Verdict, was: str, place: str) -> Verdict:
 def _item(verdict: Verdict) -> BatchItem:
     error = verdict.error
     if error is not None:
-        return BatchItem(created=False, error=ItemError(error.code, error.detail, error.fields))
-    return BatchItem(str(verdict.job_id), verdict.state, verdict.created)
+        return BatchItem(created=False, error=ItemError.of(error))
+    return BatchItem(
+        str(verdict.job_id),
+        verdict.state,
+        verdict.created,
+        replaced=None if verdict.replaced is None else str(verdict.replaced),
+    )
