@@ -15,6 +15,8 @@ MEANINGS = {
     "duty.interrupted": "A periodic duty could not go on, mostly because the database was away; it is tried again.",
     "floors.broken": "Extents lie below their floor. Must never happen: report it.",
     "hint.lost": "A wake-up for other processes could not be sent; they notice by polling.",
+    "job.too_late": "A job was not started, because its `expires_at` or its deadline had passed; `reason` says which.",
+    "queue.jobs_expired": "Jobs that nobody had claimed ended because they waited too long; `count` of them.",
     "job.failed": "An attempt failed. `retry_in` is the back-off in seconds; none means a dead letter.",
     "limits.drifted": "A limit counts something else than the leases under it. Must never happen: report it.",
     "listen.failed": "No connection for wake-ups; polling goes on, and connecting is tried again.",

@@ -20,6 +20,7 @@ from taskforge.errors import ConfigurationError, Invalid
 from taskforge.handles import JobHandle, JobHandles
 from taskforge.worker.answers import Answer, seconds
 from taskforge.worker.binding import Binding
+from taskforge.worker.context import current
 from taskforge.worker.handlers import Handler, Mode, make_handler
 
 if TYPE_CHECKING:
@@ -63,17 +64,17 @@ class Submitter(Generic[P, R]):
         if transactions.is_blocking(self._connection):
             payload = self.job.binding.write(args, kwargs)
             [job_id] = transactions.enqueue_blocking(
-                self._connection, self.job.forge.tenant_id, self.draft, [payload]
+                self._connection, self.job.forge.tenant_id, inherit(self.draft), [payload]
             )
             return self.job.handle(job_id)
         return self.job.forge.sync(self.submit(*args, **kwargs))
 
     async def _send(self, payloads: list[bytes]) -> Sequence[int] | Sequence[str]:
-        forge = self.job.forge
+        forge, draft = self.job.forge, inherit(self.draft)
         if self._connection is None:
             client = await forge.client()
-            return await client.submit(self.draft, payloads)
-        return await transactions.enqueue(self._connection, forge.tenant_id, self.draft, payloads)
+            return await client.submit(draft, payloads)
+        return await transactions.enqueue(self._connection, forge.tenant_id, draft, payloads)
 
 
 class JobType(Generic[P, C, R]):
@@ -210,6 +211,23 @@ class JobType(Generic[P, C, R]):
         if not values or object in values:
             return Any
         return typing.Union[tuple(values)]  # noqa: UP007 - the members are only known here
+
+
+def inherit(draft: JobDraft) -> JobDraft:
+    """The draft as it is submitted from here: inside a handler it names its parent, and has its deadline if none of its
+    own."""
+    make = current.get(None)
+    if make is None:
+        return draft
+    try:
+        parent = make()
+    except LookupError:  # the handler has ended; what it left behind still runs
+        return draft
+    terms = draft.terms or NO_TERMS
+    changes: dict[str, Any] = {"parent_id": parent.job_id}
+    if terms.deadline_at is None and terms.deadline_in_seconds is None:
+        changes["deadline_at"] = parent.job_deadline
+    return msgspec.structs.replace(draft, terms=msgspec.structs.replace(terms, **changes))
 
 
 def _in_seconds(value: datetime | float | timedelta | None) -> float | None:

@@ -167,6 +167,10 @@ class JobView(Struct, frozen=True):
     cancel_requested: bool = False
     idempotency_key: str | None = None
     worker: str | None = None
+    unique_key: str | None = None
+    expires_at: datetime | None = None
+    deadline_at: datetime | None = None
+    parent_id: str | None = None
 
 
 class JobFilter(Struct, frozen=True):

@@ -37,7 +37,9 @@ class Lease(Struct, frozen=True):
 
     `job_types`, `payloads` and `options` run parallel to `ids`. A payload of None is too large to travel with the
     claim and is fetched when the job starts. `options` is None when no job of the lease has any. `is_limited`: others
-    wait for the slots that these jobs hold, so they start first.
+    wait for the slots that these jobs hold, so they start first. A job may not start
+    after its entry in `starts` or `ends`, nor run after the latter; both are None when no job has one. They are of the
+    database's clock, as is `claimed_at`, which is no earlier than `asked_ns` on the monotonic clock of whoever claimed.
     """
 
     fence: int
@@ -58,6 +60,9 @@ class Lease(Struct, frozen=True):
     queue_timeout: float
     queue_retry: RetryPolicy
     is_limited: bool = False
+    starts: list[datetime | None] | None = None
+    ends: list[datetime | None] | None = None
+    asked_ns: int = 0
 
 
 class Succeeded(Struct, frozen=True):
@@ -68,7 +73,7 @@ class Succeeded(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """`retry_in` None ends the job as a dead letter."""
+    """`retry_in` None ends the job as a dead letter, for a `reason` of its own if it could have been retried."""
 
     job_id: int
     started_us: int
@@ -77,6 +82,7 @@ class Failed(Struct, frozen=True):
     message: str
     traceback: str
     retry_in: float | None = None
+    reason: str | None = None
 
 
 class Cancelled(Struct, frozen=True):
@@ -84,6 +90,14 @@ class Cancelled(Struct, frozen=True):
     started_us: int
     finished_us: int
     reason: str = ""
+
+
+class Expired(Struct, frozen=True):
+    """It was not started, because it was too late; it ends cancelled."""
+
+    job_id: int
+    noticed_us: int
+    reason: str
 
 
 class Snoozed(Struct, frozen=True):
@@ -101,7 +115,7 @@ class Released(Struct, frozen=True):
     job_id: int
 
 
-Outcome = Succeeded | Failed | Cancelled | Snoozed | Released
+Outcome = Succeeded | Failed | Cancelled | Expired | Snoozed | Released
 
 
 class Progress(Struct, frozen=True):

@@ -72,6 +72,8 @@ class JobTerms(Struct, frozen=True, omit_defaults=True):
     webhook: Webhook | None = None
     result_retention_seconds: float | None = None
     schema_version: int | None = None
+    parent_id: str | None = None
+    """The job whose handler submitted this one."""
 
 
 TERM_NAMES = frozenset(JobTerms.__struct_fields__)
@@ -97,6 +99,8 @@ def check_terms(terms: JobTerms, now: datetime, refuse: Refuse) -> None:
         elif parent.job_id in seen:
             refuse(f"depends_on/{index}/job_id", "duplicate", f"job {parent.job_id} is named twice")
         seen.add(parent.job_id)
+    if terms.parent_id is not None and not JOB_ID.fullmatch(terms.parent_id):
+        refuse("parent_id", "pattern", "must be the id of a job")
     if terms.batch_id is not None and not JOB_ID.fullmatch(terms.batch_id):
         refuse("batch_id", "pattern", "must be the id of a batch")
     if terms.webhook is not None:

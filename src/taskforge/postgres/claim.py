@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import asyncpg
@@ -24,8 +25,9 @@ async def claim(
 ) -> list[Lease]:
     """Lease up to `want` ready jobs of these queues, of limited ones up to `startable`. One round trip; committed when
     it returns."""
+    asked_ns = time.monotonic_ns()
     rows = await database.call(_LEASES["claim"], worker_id, queue_ids, want, startable)
-    return [_lease(row) for row in rows]
+    return [_lease(row, asked_ns) for row in rows]
 
 
 async def large_payloads(
@@ -36,7 +38,7 @@ async def large_payloads(
     return {row["id"]: row["payload"] for row in rows}
 
 
-def _lease(row: asyncpg.Record) -> Lease:
+def _lease(row: asyncpg.Record, asked_ns: int) -> Lease:
     options = row["options"]
     return Lease(
         fence=row["fence"],
@@ -57,4 +59,7 @@ def _lease(row: asyncpg.Record) -> Lease:
         queue_timeout=row["queue_timeout"],
         queue_retry=_decode_retry(row["queue_retry"]),
         is_limited=row["is_limited"],
+        starts=row["starts"],
+        ends=row["ends"],
+        asked_ns=asked_ns,
     )

@@ -9,7 +9,16 @@ from typing import Final
 from msgspec import Struct
 
 from taskforge.domain.fingerprints import fingerprint
-from taskforge.domain.leases import Cancelled, Failed, LeaseReport, Outcome, Released, Snoozed, Succeeded
+from taskforge.domain.leases import (
+    Cancelled,
+    Expired,
+    Failed,
+    LeaseReport,
+    Outcome,
+    Released,
+    Snoozed,
+    Succeeded,
+)
 from taskforge.postgres.copy import (
     INT2,
     INT4,
@@ -32,12 +41,14 @@ _COLUMNS = [
 
 _SUCCEEDED, _FAILED, _CANCELLED = INT2(2, 1), INT2(2, 2), INT2(2, 3)
 _KIND_FAILED, _KIND_SNOOZED, _KIND_RELEASED, _KIND_CANCELLED = 1, 4, 5, 6
+_EXPIRED = 7  # leaves no attempt: there was none
 _KINDS: Final[dict[type[Outcome], int]] = {
     Succeeded: 0,
     Failed: _KIND_FAILED,
     Snoozed: _KIND_SNOOZED,
     Released: _KIND_RELEASED,
     Cancelled: _KIND_CANCELLED,
+    Expired: _EXPIRED,
 }
 _PARK_SCHEDULED, _PARK_RETRYING = 1, 2
 
@@ -62,14 +73,18 @@ async def finish(
                     accepted.update(await _settle(connection, worker_id, [covered]))
                     valid.append(covered)
         parts: list[bytes] = []
+        told: list[bytes] = []
         for report in valid:
             rest = _encode_successes(report, worker_id, parts)
             if rest:
-                await _write_rest(connection, worker_id, report, rest, accepted[report.lease.fence], parts)
-        if parts:
-            await connection.copy_to_table(
-                "outcomes", schema_name="taskforge", columns=_COLUMNS, source=stream(parts), format="binary"
-            )
+                await _write_rest(
+                    connection, worker_id, report, rest, accepted[report.lease.fence], parts, told
+                )
+        for rows, columns in ((parts, _COLUMNS), (told, [*_COLUMNS, "reason"])):
+            if rows:
+                await connection.copy_to_table(
+                    "outcomes", schema_name="taskforge", columns=columns, source=stream(rows), format="binary"
+                )
         ready = await _follow_up(connection, valid, accepted)
         if stale:
             await connection.execute(
@@ -146,7 +161,7 @@ def _end_state(outcome: Outcome, is_cancelled: bool) -> int | None:
     match outcome:
         case Succeeded():
             return 1
-        case Cancelled():
+        case Cancelled() | Expired():
             return 3
         case Failed() if not is_cancelled and outcome.retry_in is None:
             return 2
@@ -211,12 +226,12 @@ def _encode_successes(report: LeaseReport, worker_id: int, parts: list[bytes]) -
     return rest
 
 
-def _middle(report: LeaseReport, worker_id: int) -> bytes:
+def _middle(report: LeaseReport, worker_id: int, *, attempt: int | None = None) -> bytes:
     lease = report.lease
     return (
         field(lease.tenant_id.bytes)
         + INT4(4, lease.queue_id)
-        + INT2(2, lease.attempt)
+        + INT2(2, lease.attempt if attempt is None else attempt)
         + INT8(8, lease.fence)
         + INT8(8, worker_id)
     )
@@ -246,8 +261,12 @@ async def _write_rest(
     rest: list[Outcome],
     settled: _Settled,
     parts: list[bytes],
+    told: list[bytes],
 ) -> None:
-    """Everything that did not simply succeed. A job that was asked to be cancelled does not come back."""
+    """Everything that did not simply succeed. A job that was asked to be cancelled does not come back.
+
+    Rows of outcomes go to `parts`, or to `told` when they have a reason of their own.
+    """
     lease = report.lease
     middle = _middle(report, worker_id)
     attempts: list[_Attempt] = []
@@ -261,15 +280,17 @@ async def _write_rest(
             started = finished = 0
         else:
             started, finished = outcome.started_us, outcome.finished_us
-        parts.extend(
-            (
-                ROW_START(10, 8, outcome.job_id),
-                middle,
-                state,
-                TWO_INT8(8, lease.claimed_us + started, 8, lease.claimed_us + finished),
-                NULL,
-            )
+        reason = outcome.reason if isinstance(outcome, Failed) else None
+        rows, columns = (parts, 10) if reason is None else (told, 11)
+        rows += (
+            ROW_START(columns, 8, outcome.job_id),
+            middle,
+            state,
+            TWO_INT8(8, lease.claimed_us + started, 8, lease.claimed_us + finished),
+            NULL,
         )
+        if reason is not None:
+            rows.append(field(reason.encode()))
 
     def attempt(
         outcome: Failed | Cancelled | Snoozed, kind: int, name: str | None, message: str | None
@@ -299,6 +320,17 @@ async def _write_rest(
             case Cancelled():
                 attempt(outcome, _KIND_CANCELLED, None, outcome.reason or None)
                 end(outcome, _CANCELLED)
+                cancelled += 1
+            case Expired():
+                told += (
+                    ROW_START(11, 8, outcome.job_id),
+                    _middle(report, worker_id, attempt=lease.attempt - 1),
+                    _CANCELLED,
+                    NULL,
+                    INT8(8, lease.claimed_us + outcome.noticed_us),
+                    NULL,
+                    field(outcome.reason.encode()),
+                )
                 cancelled += 1
             case Snoozed():
                 attempt(outcome, _KIND_SNOOZED, None, None)

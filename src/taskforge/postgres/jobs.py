@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from taskforge.domain.control import ChangeView
 from taskforge.domain.jobs import AttemptView, JobFilter, JobOptions, JobState, JobView, ProgressView
-from taskforge.domain.terms import OnFailure
+from taskforge.domain.terms import NO_TERMS, OnFailure
 from taskforge.postgres.pool import Connection
 from taskforge.postgres.sql import queries
 
@@ -211,6 +211,7 @@ def _success(row: asyncpg.Record) -> AttemptView:
 
 def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
     options = _NO_OPTIONS if row["options"] is None else _decode_options(row["options"])
+    terms = options.terms or NO_TERMS
     state, attempt = _place(row)
     errors = [a for a in attempts if a.outcome in ("failed", "lost")]
     if state is JobState.SUCCEEDED:
@@ -241,7 +242,15 @@ def _view(row: asyncpg.Record, attempts: tuple[AttemptView, ...]) -> JobView:
         else ProgressView(round(row["fraction"], 6), row["progress_message"], row["reported_at"]),
         cancel_requested=row["cancel_requested"],
         idempotency_key=options.idempotency_key,
+        unique_key=None if terms.unique is None else terms.unique.key,
+        expires_at=_instant(row["submitted_at"], terms.expires_at, terms.expires_in_seconds),
+        deadline_at=_instant(row["submitted_at"], terms.deadline_at, terms.deadline_in_seconds),
+        parent_id=terms.parent_id,
     )
+
+
+def _instant(since: datetime, at: datetime | None, seconds: float | None) -> datetime | None:
+    return at if seconds is None else since + timedelta(seconds=seconds)
 
 
 def _place(row: asyncpg.Record) -> tuple[JobState, int]:

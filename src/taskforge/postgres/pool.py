@@ -58,8 +58,8 @@ class Database:
             await connection.fetchval(_DOORS["set_tenant"], str(tenant_id))
             yield connection
 
-    async def append(self, query: str, *arguments: Any) -> None:
-        """One ingest function in a transaction of its own: a single round trip, committed when this returns.
+    async def append(self, query: str, *arguments: Any) -> Any:
+        """What one ingest function returns, in a transaction of its own: a single round trip, committed after it.
 
         Raises Unavailable `database.commit_unknown` when its answer is lost.
         """
@@ -68,7 +68,7 @@ class Database:
             connection = await pool.acquire(timeout=_ACQUIRE_SECONDS)
         try:
             with translated():
-                await connection.execute(query, *arguments)
+                return await connection.fetchval(query, *arguments)
         except Unavailable as error:
             with suppress(Exception):
                 connection.terminate()

@@ -6,6 +6,7 @@ COPY into jobs, then one extent per contiguous run of one (queue, priority), or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from enum import IntEnum
 from uuid import UUID
 
@@ -95,7 +96,7 @@ def is_few(runs: Sequence[Run]) -> bool:
     )
 
 
-async def store_few(database: Database, runs: Sequence[Run]) -> None:
+async def store_few(database: Database, runs: Sequence[Run]) -> datetime:
     """What `publish` does in a transaction, for a few plain jobs in a single round trip; durable when it returns."""
     jobs = [
         (job_id, number, draft.job_type, payload)
@@ -104,7 +105,7 @@ async def store_few(database: Database, runs: Sequence[Run]) -> None:
             ((draft, payload) for draft, payloads in run.parts for payload in payloads), run.first
         )
     ]
-    await database.append(
+    submitted_at: datetime = await database.append(
         _SUBMIT["store_few"],
         [job_id for job_id, _, _, _ in jobs],
         [number for _, number, _, _ in jobs],
@@ -116,10 +117,14 @@ async def store_few(database: Database, runs: Sequence[Run]) -> None:
         [run.first for run in runs],
         [run.last for run in runs],
     )
+    return submitted_at
 
 
-async def publish(connection: Connection, runs: Sequence[Run]) -> None:
-    """Store the runs and make them claimable. Raises Conflict `queue.gone` when a queue was deleted meanwhile."""
+async def publish(connection: Connection, runs: Sequence[Run]) -> datetime:
+    """Store the runs and make them claimable; returns their submitted_at.
+
+    Raises Conflict `queue.gone` when a queue was deleted meanwhile.
+    """
     is_plain = all(_has_no_options(draft) for run in runs for draft, _ in run.parts)
     await connection.copy_to_table(
         "jobs",
@@ -129,7 +134,7 @@ async def publish(connection: Connection, runs: Sequence[Run]) -> None:
         format="binary",
     )
     keys = await _ensure_keys(runs, connection)
-    await connection.execute(
+    submitted_at: datetime = await connection.fetchval(
         _SUBMIT["publish"],
         [run.lane.tenant_id for run in runs],
         [run.lane.queue_id for run in runs],
@@ -145,10 +150,13 @@ async def publish(connection: Connection, runs: Sequence[Run]) -> None:
     )
     if any(run.lane.place is Place.BLOCKED for run in runs):
         await _await_parents(runs, connection)
-    if not is_plain and (hanging := hanging_on(runs)):
-        await groups.hang(connection, hanging)
+    if not is_plain:
+        if hanging := hanging_on(runs):
+            await groups.hang(connection, hanging)
+        await _note_expiries(runs, connection)
     if touched := sorted({key for key in keys if key is not None}):
         await connection.execute(_SUBMIT["touch_limits"], touched, [0] * len(touched))
+    return submitted_at
 
 
 async def _await_parents(runs: Sequence[Run], connection: Connection) -> None:
@@ -187,6 +195,25 @@ def parent_not_found(job_id: str, pointer: str = "/depends_on") -> Invalid:
     return Invalid(
         "job.parent_not_found", detail, fields=(FieldError(pointer, "job.parent_not_found", detail),)
     )
+
+
+async def _note_expiries(runs: Sequence[Run], connection: Connection) -> None:
+    """Jobs that may wait too long are looked at when they have."""
+    rows: list[tuple[int, UUID, int, datetime | None, float | None]] = []
+    for run in runs:
+        job_id = run.first
+        for draft, payloads in run.parts:
+            ids = range(job_id, job_id + len(payloads))
+            job_id += len(payloads)
+            if (terms := draft.terms) is None:
+                continue
+            tenant_id = run.lane.tenant_id
+            if terms.expires_at is not None or terms.expires_in_seconds is not None:
+                rows += [(i, tenant_id, 1, terms.expires_at, terms.expires_in_seconds) for i in ids]
+            if terms.deadline_at is not None or terms.deadline_in_seconds is not None:
+                rows += [(i, tenant_id, 2, terms.deadline_at, terms.deadline_in_seconds) for i in ids]
+    if rows:
+        await connection.execute(_SUBMIT["note_expiries"], *(list(part) for part in zip(*rows, strict=True)))
 
 
 async def _ensure_keys(runs: Sequence[Run], connection: Connection) -> list[int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import Raw, Struct
 
@@ -25,10 +25,11 @@ from taskforge.domain.terms import Webhook
 from taskforge.domain.webhooks import DeliveryView, SecretView
 from taskforge.domain.workflows import NodeView, WorkflowView
 from taskforge.errors import FieldError, TaskForgeError
+from taskforge.services.core import QueueLimits
 
 
 class JobAccepted(Struct, frozen=True):
-    """A job just submitted. A limit that is null is the queue's.
+    """A job just submitted, with the limits that hold for it.
 
     `replaced` is the job that had to end because this one has its unique key.
     """
@@ -43,13 +44,19 @@ class JobAccepted(Struct, frozen=True):
     max_attempts: int | None
     timeout_seconds: float | None
     tags: tuple[str, ...]
+    submitted_at: datetime | None
     run_at: datetime | None
-    delay_seconds: float | None
     idempotency_key: str | None
     replaced: str | None
 
     @classmethod
-    def of(cls, draft: JobDraft, verdict: Verdict) -> JobAccepted:
+    def of(cls, draft: JobDraft, verdict: Verdict, limits: QueueLimits | None) -> JobAccepted:
+        max_attempts, timeout, run_at = draft.max_attempts, draft.timeout_seconds, draft.run_at
+        if limits is not None:
+            max_attempts = limits.max_attempts if max_attempts is None else max_attempts
+            timeout = limits.timeout_seconds if timeout is None else timeout
+        if draft.delay_seconds and verdict.submitted_at is not None:
+            run_at = verdict.submitted_at + timedelta(seconds=draft.delay_seconds)
         return cls(
             str(verdict.job_id),
             draft.queue_name,
@@ -58,11 +65,11 @@ class JobAccepted(Struct, frozen=True):
             draft.priority,
             Raw(draft.payload),
             0,
-            draft.max_attempts,
-            draft.timeout_seconds,
+            max_attempts,
+            timeout,
             draft.tags,
-            draft.run_at,
-            draft.delay_seconds,
+            verdict.submitted_at,
+            run_at,
             draft.idempotency_key,
             None if verdict.replaced is None else str(verdict.replaced),
         )

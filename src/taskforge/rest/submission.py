@@ -56,6 +56,7 @@ class SubmitJob(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     webhook: Webhook | None = None
     result_retention_seconds: float | None = None
     schema_version: int | None = None
+    parent_id: str | None = None
 
     def terms(self) -> JobTerms | None:
         """The rarely used part; None when everything in it is left at its default."""

@@ -15,6 +15,7 @@ import structlog
 from taskforge.errors import TaskForgeError
 from taskforge.runtime.batch_canceller import BatchCanceller
 from taskforge.runtime.bulk_runner import BulkRunner, DeadLetterRetention
+from taskforge.runtime.expiry import Expiry, QueueExpiry, UniqueKeys
 from taskforge.runtime.scheduler import DueSlots, WaitingSlots
 from taskforge.runtime.webhook_sender import WebhookSender
 from taskforge.runtime.windows import Windows
@@ -35,6 +36,9 @@ def all_duties(core: Core) -> dict[str, Duty]:
     return {
         "batches": BatchCanceller(core),
         "webhooks": WebhookSender(core),
+        "expiry": Expiry(core),
+        "queue_expiry": QueueExpiry(core),
+        "unique_keys": UniqueKeys(core),
         "schedules": DueSlots(core),
         "waiting_slots": WaitingSlots(core),
         "bulk": BulkRunner(core),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
+
+from msgspec import Struct
 
 from taskforge.clock import Clock
 from taskforge.domain.egress import STRICT, EgressPolicy
@@ -14,6 +17,8 @@ from taskforge.postgres.pool import Database
 from taskforge.services.endings import Endings
 from taskforge.services.submitter import Submitter
 from taskforge.services.wakeups import Wakeups
+
+_LIMITS_SECONDS = 1.0
 
 
 class Core:
@@ -48,12 +53,18 @@ class Core:
         await self.database.close()
 
 
+class QueueLimits(Struct, frozen=True):
+    max_attempts: int
+    timeout_seconds: float
+
+
 class QueueDirectory:
     """Queue ids by name. A deleted queue is noticed when a submit to it is refused; then its entry is dropped."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._ids: dict[tuple[UUID, str], int] = {}
+        self._limits: dict[tuple[UUID, str], tuple[float, QueueLimits]] = {}
 
     async def known(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, int]:
         """Ids of those names that exist."""
@@ -89,6 +100,21 @@ class QueueDirectory:
         self._ids.update({(tenant_id, name): queue_id for name, queue_id in fetched.items()})
         return fetched
 
+    async def limits(self, tenant_id: UUID, name: str) -> QueueLimits | None:
+        """What the queue says of jobs that say nothing themselves, at most a second old; None for no such queue."""
+        known = self._limits.get((tenant_id, name))
+        now = time.monotonic()
+        if known is not None and now - known[0] < _LIMITS_SECONDS:
+            return known[1]
+        async with self._database.tenant(tenant_id) as connection:
+            queue = await queues.get_queue(connection, tenant_id, name)
+        if queue is None:
+            return None
+        limits = QueueLimits(queue.max_attempts, queue.timeout_seconds)
+        self._limits[tenant_id, name] = (now, limits)
+        return limits
+
     def forget(self, tenant_id: UUID, names: Sequence[str]) -> None:
         for name in names:
             self._ids.pop((tenant_id, name), None)
+            self._limits.pop((tenant_id, name), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from msgspec import Struct
@@ -192,8 +192,9 @@ class Submitter:
         ids = await self._ids.take(sum(submission.size for submission in batch))
         plan.assign(ids)
         entries = _entries(batch)
+        submitted_at: datetime | None = None
         if not plan.has_keys and not entries and is_few(plan.runs):
-            await store_few(self._database, plan.runs)
+            submitted_at = await store_few(self._database, plan.runs)
         else:
             async with self._database.ingest() as connection:
                 if entries:
@@ -201,7 +202,7 @@ class Submitter:
                 if plan.has_keys:
                     await self._take_keys(plan, connection)
                 if plan.runs:
-                    await publish(connection, plan.runs)
+                    submitted_at = await publish(connection, plan.runs)
                 if entries:
                     await groups.join(connection, entries, hanging_on(plan.runs))
         settled = {job_id: state for run in plan.runs for job_id, state in run.settled.items()}
@@ -213,6 +214,9 @@ class Submitter:
             self._on_parked()
         if settled:
             self._on_ready({run.lane.queue_id for run in plan.runs if run.settled})
+        for submission, answers in zip(batch, plan.answers, strict=True):
+            if submission.size == 1:
+                answers[0].submitted_at = submitted_at
         return plan.answers
 
     async def _take_keys(self, plan: Plan, connection: Connection) -> None:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from queue import SimpleQueue
 from typing import Any
 from uuid import UUID
@@ -50,6 +51,7 @@ class Assignment(Struct, frozen=True):
     tenant_id: UUID
     acts_for_tenant: bool
     seconds: float
+    job_deadline: datetime | None = None
 
 
 class Word(Struct, frozen=True, tag="word"):
@@ -149,6 +151,7 @@ def run(job: Assignment, known: dict[str, tuple[Callable[..., Any], Binding]], w
         tenant_id=job.tenant_id,
         acts_for_tenant=job.acts_for_tenant,
         deadline=time.monotonic() + job.seconds,
+        job_deadline=job.job_deadline,
         on_progress=words.note,
     )
     token = current.set(lambda: context)

@@ -12,7 +12,7 @@ from random import Random
 
 import structlog
 
-from taskforge.domain.leases import Failed, LeaseReport, Outcome, Released
+from taskforge.domain.leases import Expired, Failed, LeaseReport, Outcome, Released
 from taskforge.errors import TaskForgeError, Unavailable, WorkerLost
 from taskforge.worker.held import Held
 from taskforge.worker.journal import Journal
@@ -161,7 +161,7 @@ class Completer:
             return
         refused = outcomes[0]
         log.error("worker.outcome_refused", job_id=refused.job_id, error=repr(error))
-        if isinstance(refused, Released) or (
+        if isinstance(refused, Released | Expired) or (
             isinstance(refused, Failed) and refused.error_class == "outcome.refused"
         ):
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -32,7 +33,10 @@ class Logger(Protocol):
 
 
 class JobContext:
-    """One attempt, as its handler sees it. `deadline` is on the clock of `time.monotonic()`.
+    """One attempt, as its handler sees it.
+
+    `deadline`, on the clock of `time.monotonic()`, is when this attempt is stopped; `job_deadline` that of all
+    attempts, if the job has one: jobs submitted from the handler inherit it.
 
     `tenant_id` is whose job it is. On a worker that serves several tenants what a handler submits or asks for through
     the SDK is that tenant's, too (`acts_for_tenant`).
@@ -51,6 +55,7 @@ class JobContext:
         deadline: float,
         tenant_id: UUID = DEFAULT_TENANT,
         acts_for_tenant: bool = False,
+        job_deadline: datetime | None = None,
         on_progress: Callable[[JobContext], None] = lambda context: None,
     ) -> None:
         self.job_id = job_id
@@ -61,6 +66,7 @@ class JobContext:
         self.deadline = deadline
         self.tenant_id = tenant_id
         self.acts_for_tenant = acts_for_tenant
+        self.job_deadline = job_deadline
         self.cancelled = False
         self.fraction = 0.0
         self.message = ""

@@ -65,6 +65,7 @@ class Elsewhere:
                         tenant_id=context.tenant_id,
                         acts_for_tenant=context.acts_for_tenant,
                         seconds=context.deadline - time.monotonic(),
+                        job_deadline=context.job_deadline,
                     ),
                     context.progress,
                 )

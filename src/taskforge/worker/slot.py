@@ -77,7 +77,7 @@ class Slot:
         if self._context is None:
             if self.item is None:
                 raise LookupError("the job has ended")
-            held, _, job_id, job_type, _ = self.item
+            held, index, job_id, job_type, _ = self.item
             lease = held.lease
             self._context = JobContext(
                 job_id=str(job_id),
@@ -88,6 +88,7 @@ class Slot:
                 deadline=self.started / 1e9 + self.timeout,
                 tenant_id=lease.tenant_id,
                 acts_for_tenant=self._slots.is_shared,
+                job_deadline=held.ends_at(index),
                 on_progress=self._slots.on_progress,
             )
         return self._context
@@ -129,6 +130,14 @@ class Slot:
             self.timeout = held.timeout(index, handler)
             self.started = now
             self._context = None
+            if held.is_timed:
+                if (late := held.too_late(index, now)) is not None:
+                    log.info("job.too_late", job_id=str(job_id), reason=getattr(late, "reason", ""))
+                    completer.add(held, late)
+                    await (completer.room() if completer.full else asyncio.sleep(0))
+                    now = clock()
+                    continue
+                self.timeout = held.cut(index, self.timeout, now)
             self.item = item
             cells[cell] = job_id
             value: object = None

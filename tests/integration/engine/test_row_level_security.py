@@ -24,7 +24,7 @@ MAY = {
     "deliveries": ("", "SIUD", "SU"),
     "duty_times": ("", "SU", ""),
     "enqueue_blocks": ("", "SID", ""),
-    "expiries": ("I", "SID", ""),
+    "expiries": ("I", "SIUD", ""),
     "floors": ("", "SU", "S"),
     "flow": ("I", "SIUD", "SI"),
     "edges": ("", "SIUD", "S"),

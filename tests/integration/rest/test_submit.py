@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -23,6 +24,10 @@ def pointers(answer: httpx2.Response) -> list[str]:
 
 async def submitted(api: httpx2.AsyncClient) -> int:
     return len((await api.get("/api/v1/jobs?limit=1000")).json()["data"])
+
+
+def seconds_between(one: str, other: str) -> float:
+    return (datetime.fromisoformat(one) - datetime.fromisoformat(other)).total_seconds()
 
 
 async def test_the_seeds_curl_answers_201_with_the_job_and_its_location(api: httpx2.AsyncClient) -> None:
@@ -133,6 +138,77 @@ async def test_the_same_key_with_another_job_is_a_conflict(api: httpx2.AsyncClie
     await api.post("/api/v1/jobs", json=SEED, headers={"Idempotency-Key": "k"})
     other = await api.post("/api/v1/jobs", json=SEED | {"priority": 6}, headers={"Idempotency-Key": "k"})
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+    first = await api.post("/api/v1/jobs", json=SEED, headers={"Idempotency-Key": "k"})
+    assert other.json()["job_id"] == first.json()["id"]
+    verdicts = await api.post(
+        "/api/v1/jobs/batch?atomic=false", json=[SEED | {"idempotency_key": "k", "priority": 6}]
+    )
+    assert verdicts.json()["data"][0]["error"]["job_id"] == first.json()["id"]
+
+
+@pytest.mark.parametrize(
+    "key", ["", " ", "a b", "\u00e9", "\U0001f600", "\ud800", "x" * 256, "x" * 1_000_000]
+)
+async def test_a_key_that_is_none_is_refused(api: httpx2.AsyncClient, key: str) -> None:
+    body = json.dumps(SEED | {"idempotency_key": key})
+    answer = await api.post("/api/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert len(answer.content) < 1_000, "the key is not repeated"
+    unique = json.dumps(SEED | {"unique": {"key": key}})
+    answer = await api.post("/api/v1/jobs", content=unique, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert await submitted(api) == 0
+
+
+@pytest.mark.parametrize("key", ["", '""', "a b", "\u00e9", "x" * 256])
+async def test_a_key_in_the_header_that_is_none_is_refused(api: httpx2.AsyncClient, key: str) -> None:
+    answer = await api.post("/api/v1/jobs", json=SEED, headers={"Idempotency-Key": key.encode("latin-1")})
+    assert answer.status_code == 422, answer.text
+
+
+async def test_a_job_that_ended_badly_still_answers_for_its_key(api: httpx2.AsyncClient) -> None:
+    first = (await api.post("/api/v1/jobs", json=SEED, headers={"Idempotency-Key": "k"})).json()["id"]
+    await api.post(f"/api/v1/jobs/{first}/cancel")
+    again = await api.post("/api/v1/jobs", json=SEED, headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()["id"], again.json()["state"]) == (200, first, "cancelled")
+
+
+async def test_the_answer_to_a_submit_says_what_holds_for_the_job(api: httpx2.AsyncClient) -> None:
+    await api.post("/api/v1/queues", json={"name": "own", "max_attempts": 3, "timeout_seconds": 7})
+    job = SEED | {"queue_name": "own", "delay_seconds": 60}
+    made = (await api.post("/api/v1/jobs", json=job)).json()
+    shown = (await api.get(f"/api/v1/jobs/{made['id']}")).json()
+    for name in ("max_attempts", "timeout_seconds", "submitted_at", "state", "priority", "attempt"):
+        assert made[name] == shown[name], name
+    assert (made["max_attempts"], made["timeout_seconds"]) == (3, 7)
+    assert abs(seconds_between(made["run_at"], shown["run_at"])) < 1
+
+
+async def test_a_held_unique_key_is_a_conflict_that_names_its_holder(api: httpx2.AsyncClient) -> None:
+    unique = {"key": "customer-7"}
+    first = (await api.post("/api/v1/jobs", json=SEED | {"unique": unique})).json()["id"]
+    refused = await api.post("/api/v1/jobs", json=SEED | {"unique": unique})
+    assert (refused.status_code, refused.json()["code"], refused.json()["job_id"]) == (
+        409,
+        "job.not_unique",
+        first,
+    )
+    kept = await api.post("/api/v1/jobs", json=SEED | {"unique": unique | {"on_conflict": "keep"}})
+    assert (kept.status_code, kept.json()["id"], kept.headers["unique-kept"]) == (200, first, "true")
+    made = await api.post("/api/v1/jobs", json=SEED | {"unique": unique | {"on_conflict": "replace"}})
+    assert (made.status_code, made.json()["replaced"]) == (201, first)
+    replaced = (await api.get(f"/api/v1/jobs/{first}")).json()
+    assert (replaced["state"], replaced["reason"]) == ("cancelled", f"replaced by job {made.json()['id']}")
+
+
+async def test_a_key_belongs_to_its_tenant_and_a_unique_key_too(
+    api: httpx2.AsyncClient, stranger_token: str
+) -> None:
+    job = SEED | {"unique": {"key": "k"}}
+    await api.post("/api/v1/jobs", json=job)
+    other = {"Authorization": f"Bearer {stranger_token}"}
+    await api.post("/api/v1/queues", json={"name": "default"}, headers=other)
+    assert (await api.post("/api/v1/jobs", json=job, headers=other)).status_code == 201
 
 
 async def test_two_different_keys_for_one_job_are_refused(api: httpx2.AsyncClient) -> None:

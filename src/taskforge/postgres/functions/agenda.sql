@@ -18,6 +18,18 @@ as $$
   select 'schedules', extract(epoch from first.due_at - clock_timestamp())::double precision
   from (select due_at from schedules where due_at is not null order by due_at limit 1) as first
   union all
+  select 'expiry', extract(epoch from first.due_at - clock_timestamp())::double precision
+  from (select due_at from expiries order by due_at limit 1) as first
+  union all
+  select 'unique_keys', extract(epoch from first.look_at - clock_timestamp())::double precision
+  from (select look_at from uniques order by look_at limit 1) as first
+  union all
+  select 'queue_expiry', extract(epoch from t.due_at - clock_timestamp())::double precision
+  from duty_times t
+  where t.duty = 'queue_expiry' and exists (
+    select from queues
+    where settings ? 'expires_in_seconds' and settings ->> 'expires_in_seconds' is not null and deleted_at is null)
+  union all
   select 'waiting_slots', 0 from (select from schedules where waiting_slot is not null limit 1) as waiting
   union all
   select 'bulk', extract(epoch from first.next_at - clock_timestamp())::double precision

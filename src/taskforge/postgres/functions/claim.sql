@@ -112,7 +112,8 @@ create or replace function taskforge.hand_out(
 ) returns table (
   fence bigint, tenant_id uuid, queue_id integer, queue_name text, priority smallint, attempt smallint,
   ids bigint[], job_types text[], payloads bytea[], max_attempts smallint[], timeouts double precision[],
-  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb, is_limited boolean
+  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb, is_limited boolean,
+  starts timestamptz[], ends timestamptz[]
 )
 language plpgsql security invoker
 as $$
@@ -147,6 +148,11 @@ begin
     ) as j;
     if coalesce(cardinality(ids), 0) <> (select sum(upper(r) - lower(r)) from unnest(v_ranges) as r) then
       raise exception 'lease % covers % but only % jobs were read', fence, v_ranges, cardinality(ids);
+    end if;
+    starts := null;
+    ends := null;
+    if (options is not null or p_queue.settings ? 'expires_in_seconds') and has_time_bounds(options, p_queue.settings) then
+      select b.starts, b.ends into starts, ends from time_bounds(ids, options, attempt, p_queue.settings) as b;
     end if;
     tenant_id := p_queue.tenant_id;
     queue_id := p_queue.queue_id;
@@ -247,7 +253,8 @@ create or replace function taskforge.claim(p_worker bigint, p_queues integer[], 
 returns table (
   fence bigint, tenant_id uuid, queue_id integer, queue_name text, priority smallint, attempt smallint,
   ids bigint[], job_types text[], payloads bytea[], max_attempts smallint[], timeouts double precision[],
-  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb, is_limited boolean
+  options jsonb[], claimed_at timestamptz, queue_max_attempts smallint, queue_timeout double precision, queue_retry jsonb, is_limited boolean,
+  starts timestamptz[], ends timestamptz[]
 )
 language plpgsql security definer
 set search_path = taskforge, pg_temp

@@ -64,6 +64,13 @@ begin
     if jsonb_typeof(v_draft -> 'options' -> 'terms' -> 'webhook') = 'object' then
       insert into followups (lo, hi, kind, tenant_id) values (v_id, v_id, 4, p_tenant);
     end if;
+    if has_time_bounds(array[v_draft -> 'options'], '{}') then
+      perform note_expiries(
+        array[v_id, v_id], array[p_tenant, p_tenant], array[1, 2]::smallint[],
+        array[(v_draft #>> '{options,terms,expires_at}')::timestamptz, (v_draft #>> '{options,terms,deadline_at}')::timestamptz],
+        array[(v_draft #>> '{options,terms,expires_in_seconds}')::double precision,
+          (v_draft #>> '{options,terms,deadline_in_seconds}')::double precision]);
+    end if;
     if v_run_at is null then
       insert into ready (queue_id, priority, stream, tenant_id, attempt, lo, hi)
       values (v_queue, v_priority, 1, p_tenant, 1, v_id, v_id);

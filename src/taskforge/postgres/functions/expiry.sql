@@ -94,6 +94,7 @@ as $$
   select bound, id, kind, bound, tenant
   from unnest(p_id, p_tenant, p_kind, p_at, p_in) as u (id, tenant, kind, at, seconds)
   cross join lateral (select coalesce(at, now() + make_interval(secs => seconds)) as bound) as b
+  where bound is not null
   on conflict do nothing;
 $$;
 

@@ -59,7 +59,7 @@ $$;
 -- For the fences that settle refused: which of these jobs the lease still covers, and of the rest, which were already
 -- reported under this very fence with this very outcome (so that a report sent twice is a success, and one that says
 -- something else, or comes after the job was given up as lost, is not).
--- p_kinds run parallel to p_ids: 0 succeeded, otherwise the kind that the report writes to attempts.
+-- p_kinds run parallel to p_ids: 0 succeeded, 7 not started because it was too late, otherwise the kind that the report writes to attempts.
 create or replace function taskforge.sort_out(p_worker bigint, p_fence bigint, p_ids bigint[], p_kinds smallint[])
 returns table (job_id bigint, is_covered boolean, is_repeat boolean)
 language plpgsql security definer
@@ -76,6 +76,8 @@ begin
   select i, coalesce(v_ranges @> i, false),
     case when k = 0 then exists (
       select from outcomes o where o.id = i and o.fence = p_fence and o.worker_id = p_worker and o.state = 1)
+    when k = 7 then exists (
+      select from outcomes o where o.id = i and o.fence = p_fence and o.worker_id = p_worker and o.state = 3)
     else exists (
       select from attempts a where a.job_id = i and a.fence = p_fence and a.worker_id = p_worker and a.kind = k) end
   from unnest(p_ids, p_kinds) as u (i, k);

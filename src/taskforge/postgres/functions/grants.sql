@@ -9,14 +9,14 @@ begin
   loop
     execute format('revoke all on function %s from public', f.signature);
     if f.proname in ('publish', 'store_few', 'park_new', 'take_keys', 'enter_groups', 'join_groups',
-      'decide_slots', 'fire_waiting', 'fire_now', 'take_uniques', 'repoint_keys', 'note_expiries') then
+      'decide_slots', 'fire_waiting', 'fire_now', 'take_uniques', 'repoint_keys') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
     elsif f.proname in ('cancel', 'retry', 'redrive', 'purge', 'refuse_deleted', 'lock_place', 'place_name',
       'change_job', 'list_under', 'retry_workflow', 'apply_bulk') then
       execute format('grant execute on function %s to taskforge_app', f.signature);
     elsif f.proname in ('ensure_keys', 'await_parents', 'open_workflow', 'enter_workflow', 'name_nodes') then
       execute format('grant execute on function %s to taskforge_ingest', f.signature);
-    elsif f.proname = 'touch_limits' then
+    elsif f.proname in ('touch_limits', 'note_expiries') then
       execute format('grant execute on function %s to taskforge_ingest, taskforge_dispatch', f.signature);
     elsif f.proname in ('follow_up', 'serving', 'undo_follow_up', 'seal_group', 'ask_to_cancel_group', 'group_state', 'key_of', 'wait_again',
       'set_key', 'limit_tenant', 'reopen_workflow', 'is_unfinished', 'is_key_held', 'lock_key', 'pass_key', 'retake_key',

@@ -3,13 +3,16 @@
 
 drop function if exists taskforge.publish(uuid[], integer[], smallint[], bigint[], bigint[], boolean[]);
 drop function if exists taskforge.publish(uuid[], integer[], smallint[], bigint[], bigint[], smallint[]);
+drop function if exists taskforge.publish(uuid[], integer[], smallint[], bigint[], bigint[], smallint[], bigint[]);
+drop function if exists taskforge.store_few(
+  bigint[], integer[], text[], bytea[], uuid[], integer[], smallint[], bigint[], bigint[]);
 
 -- p_place: 0 ready, 1 scheduled, 3 blocked. p_key: rows of `limits`, null for a run without a key; the caller calls
--- touch_limits for them at the end.
+-- touch_limits for them at the end. Returns the submitted_at of the jobs.
 create or replace function taskforge.publish(
   p_tenant uuid[], p_queue integer[], p_priority smallint[], p_lo bigint[], p_hi bigint[], p_place smallint[],
   p_key bigint[] default null
-) returns void
+) returns timestamptz
 language plpgsql security invoker
 set search_path = taskforge, pg_temp
 as $$
@@ -38,6 +41,7 @@ begin
     sum((hi - lo + 1) * (place = 3)::int)
   from unnest(p_tenant, p_queue, p_priority, p_lo, p_hi, p_place) as u (t, q, p, lo, hi, place)
   group by t, q, p;
+  return now();
 end
 $$;
 
@@ -46,7 +50,7 @@ $$;
 create or replace function taskforge.store_few(
   p_id bigint[], p_job_run integer[], p_type text[], p_payload bytea[],
   p_tenant uuid[], p_queue integer[], p_priority smallint[], p_lo bigint[], p_hi bigint[]
-) returns void
+) returns timestamptz
 language plpgsql security definer
 set search_path = taskforge, pg_temp
 set jit = off
@@ -56,7 +60,7 @@ begin
   insert into jobs (id, tenant_id, queue_id, priority, job_type, payload)
   select id, p_tenant[run], p_queue[run], p_priority[run], job_type, payload
   from unnest(p_id, p_job_run, p_type, p_payload) as u (id, run, job_type, payload);
-  perform publish(p_tenant, p_queue, p_priority, p_lo, p_hi, array_fill(0::smallint, array[cardinality(p_lo)]));
+  return publish(p_tenant, p_queue, p_priority, p_lo, p_hi, array_fill(0::smallint, array[cardinality(p_lo)]));
 end
 $$;
 

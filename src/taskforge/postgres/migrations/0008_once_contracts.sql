@@ -70,8 +70,7 @@ end
 $$;
 
 grant insert on expiries to taskforge_ingest;
-grant select, insert, update, delete on uniques to taskforge_dispatch;
-grant select, insert, delete on expiries to taskforge_dispatch;
+grant select, insert, update, delete on uniques, expiries to taskforge_dispatch;
 grant select, insert, update on uniques to taskforge_app;
 grant select on contracts, contract_revisions to taskforge_dispatch;
 grant select, insert, update on contracts, contract_revisions to taskforge_app;

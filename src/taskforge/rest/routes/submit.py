@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from litestar.types import Receive, Scope
 from msgspec import Struct, structs
 
 from taskforge.domain.jobs import JobDraft, Verdict
 from taskforge.domain.tenants import Context
-from taskforge.errors import FieldError, Invalid, TaskForgeError
+from taskforge.errors import FieldError, Invalid, TaskForgeError, Unavailable
 from taskforge.rest.bodies import check_content_type, read_body
 from taskforge.rest.parameters import read_idempotency_key, read_query
 from taskforge.rest.replies import NDJSON, Reply, json_reply, ndjson_reply
@@ -41,7 +43,10 @@ async def submit(scope: Scope, receive: Receive) -> Reply:
         view = await jobs.get(rest.core, ctx, verdict.job_id)
         return json_reply(view, headers=(location, _KEPT if verdict.kept else _REPLAYED))
     rest.metrics.submitted(1)
-    return json_reply(JobAccepted.of(draft, verdict), 201, headers=(location,))
+    limits = None
+    with suppress(Unavailable):  # the job is stored, whatever else cannot be read now
+        limits = await rest.core.directory.limits(ctx.tenant_id, draft.queue_name)
+    return json_reply(JobAccepted.of(draft, verdict, limits), 201, headers=(location,))
 
 
 async def submit_batch(scope: Scope, receive: Receive) -> Reply:
