@@ -51,7 +51,8 @@ begin
       end loop;
     end if;
   end loop;
-  opens_at := to_timestamp(v_opens);
+  -- Two microseconds more than the slice's end, which rounding could otherwise put before it.
+  opens_at := to_timestamp(v_opens + 0.000002);
 end
 $$;
 
