@@ -16,7 +16,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from taskforge.bench import age, hanging, http, idle, latency, promotion, throughput
+from taskforge.bench import age, hanging, http, idle, latency, limits, promotion, throughput
 from taskforge.bench.cluster import Cluster, cluster
 from taskforge.bench.figures import Figure
 from taskforge.bench.processes import quiet
@@ -89,6 +89,14 @@ async def _hanging(database: Cluster, sizes: Sizes) -> list[Figure]:
     return await hanging.hanging(database, count=sizes.jobs // 5, runs=sizes.runs)
 
 
+async def _limits(database: Cluster, sizes: Sizes) -> list[Figure]:
+    return await limits.limited(database, count=sizes.jobs // 5, seconds=5, runs=1)
+
+
+async def _fairness(database: Cluster, sizes: Sizes) -> list[Figure]:
+    return await limits.fairness(database, flood=sizes.jobs // 5, samples=sizes.latencies // 4, runs=1)
+
+
 CASES: dict[str, Case] = {
     "end-to-end": _produce_and_work,
     "backlog": _work_off,
@@ -100,6 +108,8 @@ CASES: dict[str, Case] = {
     "deep": _deep,
     "promotion": _promotion,
     "hanging": _hanging,
+    "limits": _limits,
+    "fairness": _fairness,
 }
 
 
