@@ -52,6 +52,9 @@ from taskforge.rest.submission import Reader
 @click.option("--expires", type=duration, metavar="DURATION", help="Cancel it if it has not started by then.")
 @click.option("--deadline", type=duration, metavar="DURATION", help="For all its attempts together.")
 @click.option("--schema-version", type=int, metavar="N", help="The version of the contract it was made for.")
+@click.option(
+    "--concurrency-key", metavar="KEY", help="Jobs of one key of a queue share its limits and take turns with others."
+)
 @click.option("--batch", "batch_id", metavar="ID", help="Make it a member of this open batch.")
 @click.option("--webhook", metavar="URL", help="POST there how it ended.")
 @click.option("--wait", type=duration, metavar="DURATION", help="Wait for the job's end, this long at most.")
@@ -136,6 +139,7 @@ def _draft(common: Common, job_type: str, payload: bytes, options: dict[str, Any
         "expires_in_seconds": options["expires"],
         "deadline_in_seconds": options["deadline"],
         "schema_version": options["schema_version"],
+        "concurrency_key": options["concurrency_key"],
         "batch_id": options["batch_id"],
         "webhook": None if options["webhook"] is None else {"url": options["webhook"]},
         "tags": options["tags"] or None,
