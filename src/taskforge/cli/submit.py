@@ -53,7 +53,9 @@ from taskforge.rest.submission import Reader
 @click.option("--deadline", type=duration, metavar="DURATION", help="For all its attempts together.")
 @click.option("--schema-version", type=int, metavar="N", help="The version of the contract it was made for.")
 @click.option(
-    "--concurrency-key", metavar="KEY", help="Jobs of one key of a queue share its limits and take turns with others."
+    "--concurrency-key",
+    metavar="KEY",
+    help="Jobs of one key of a queue share its limits and take turns with others.",
 )
 @click.option("--batch", "batch_id", metavar="ID", help="Make it a member of this open batch.")
 @click.option("--webhook", metavar="URL", help="POST there how it ended.")
