@@ -15,7 +15,7 @@ from taskforge.domain.leases import Failed, Outcome
 from taskforge.errors import Conflict, Invalid, NotFound
 from taskforge.postgres import bulk as rows
 from taskforge.runtime.bulk_runner import BulkRunner, DeadLetterRetention
-from taskforge.services import bulk, control, jobs, queues
+from taskforge.services import bulk, control, health, jobs, queues
 from taskforge.services import dead_letters as service
 from tests.support.engine import Engine, dead_letters, failed, report, retrying, succeeded
 from tests.support.waiting import until
@@ -228,7 +228,7 @@ async def test_a_redrive_of_ten_thousand_asked_for_twice_at_once_in_both_ways_br
     assert now + first.done + second.done == count
     assert await engine.admin.fetchval("select count(*) from redrives") == count
     assert await engine.admin.fetchval("select count(distinct job_id) from redrives") == count
-    assert (await queues.health(engine.core, engine.ctx, "default")).pending == count
+    assert (await health.of_queue(engine.core, engine.ctx, "default")).pending == count
     await engine.assert_one_place(ids)
 
 
@@ -555,8 +555,8 @@ async def test_a_dead_letter_leaves_a_copy_in_the_dead_letter_queue_of_its_queue
     assert await engine.state(job_id) == "failed"
     await engine.finish(worker, report(lease, failed))
     assert await engine.admin.fetchval("select count(*) from jobs") == 2, "copies of copies are not made"
-    health = await queues.health(engine.core, engine.ctx, "other")
-    assert (health.pending, health.dead_letters) == (0, 1)
+    seen = await health.of_queue(engine.core, engine.ctx, "other")
+    assert (seen.pending, seen.dead_letters) == (0, 1)
 
 
 async def test_a_lost_workers_dead_letter_is_copied_too_and_a_queue_that_is_gone_harms_nobody(
@@ -570,12 +570,12 @@ async def test_a_lost_workers_dead_letter_is_copied_too_and_a_queue_that_is_gone
     await engine.claim(worker)
     await engine.expire(worker)
     await engine.reap()
-    assert (await queues.health(engine.core, engine.ctx, "other")).pending == 1
+    assert (await health.of_queue(engine.core, engine.ctx, "other")).pending == 1
     await engine.admin.execute(
         """update queues set settings = '{"dead_letter_queue": "nowhere"}' where name = 'default'"""
     )
     await fail_like(engine, 1, "KeyError", "'name'")
-    assert (await queues.health(engine.core, engine.ctx, "default")).dead_letters == 2
+    assert (await health.of_queue(engine.core, engine.ctx, "default")).dead_letters == 2
 
 
 async def test_a_filter_by_the_time_of_failure(engine: Engine) -> None:
