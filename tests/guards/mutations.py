@@ -230,7 +230,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "keys are taken in sorted order": Mutation(
         (SUBMIT + "test_two_batches_with_the_same_keys_in_opposite_order_do_not_deadlock",),
-        patch=("taskforge.postgres.submit", "sorted"),
+        patch=("taskforge.postgres.keys", "sorted"),
         value=_unsorted,
     ),
     "a submit looks whether its queue is there": Mutation(

@@ -77,7 +77,7 @@ async def finish_last(engine: Engine) -> None:
 
 async def test_a_due_slot_becomes_a_job_and_the_schedule_moves_on(engine: Engine) -> None:
     made = await create(engine, payload=Raw(b'{"n": 1.50}'), priority=8, tags=("cron",), max_attempts=2)
-    due = await late(engine, made, timedelta(seconds=55))
+    due = await late(engine, made, timedelta(seconds=60))
     assert await slots.decide_due(engine.core) == 1
 
     [job_id] = await jobs_of(engine)
@@ -114,14 +114,14 @@ async def test_a_schedules_job_keeps_the_terms_of_its_template(engine: Engine) -
 
 
 async def test_a_schedule_written_by_a_newer_version_is_still_read(engine: Engine) -> None:
-    await late(engine, await create(engine), timedelta(seconds=55))
+    await late(engine, await create(engine), timedelta(seconds=60))
     await engine.admin.execute("""update schedules set definition = definition || '{"later": 1}'""")
     assert await slots.decide_due(engine.core) == 1
 
 
 async def test_two_schedulers_with_the_same_plan_fire_a_slot_once(engine: Engine, other: Engine) -> None:
     """Both have read and planned before either writes; then one after the other, in both orders."""
-    await late(engine, await create(engine), timedelta(seconds=55))
+    await late(engine, await create(engine), timedelta(seconds=60))
     for first, second in ((engine, other), (other, engine)):
         [one] = await memory.due(first.core.database, limit=10)
         [two] = await memory.due(second.core.database, limit=10)
@@ -138,7 +138,7 @@ async def test_two_schedulers_with_the_same_plan_fire_a_slot_once(engine: Engine
 async def test_a_scheduler_never_waits_for_another_one_and_fires_nothing_behind_it(
     engine: Engine, other: Engine
 ) -> None:
-    await late(engine, await create(engine), timedelta(seconds=55))
+    await late(engine, await create(engine), timedelta(seconds=60))
     async with engine.gate("jobs"):
         first = asyncio.create_task(slots.decide_due(engine.core))
         await engine.blocked(1)
@@ -166,7 +166,7 @@ async def test_many_schedulers_at_once_fire_every_slot_once(engine: Engine, othe
 
 
 async def test_a_scheduler_killed_before_its_commit_has_fired_nothing(engine: Engine, other: Engine) -> None:
-    due = await late(engine, await create(engine), timedelta(seconds=55))
+    due = await late(engine, await create(engine), timedelta(seconds=60))
     async with engine.gate("jobs"):
         doomed = asyncio.create_task(slots.decide_due(engine.core))
         await engine.blocked(1)
@@ -184,9 +184,9 @@ async def test_a_scheduler_killed_before_its_commit_has_fired_nothing(engine: En
 
 
 async def test_a_slot_that_was_decided_before_is_refused_by_its_key(engine: Engine) -> None:
-    due = await late(engine, await create(engine), timedelta(seconds=55))
+    due = await late(engine, await create(engine), timedelta(seconds=60))
     await slots.decide_due(engine.core)
-    await late(engine, await schedules.get(engine.core, engine.ctx, "every-minute"), timedelta(seconds=55))
+    await late(engine, await schedules.get(engine.core, engine.ctx, "every-minute"), timedelta(seconds=60))
     with pytest.raises(asyncpg.UniqueViolationError):
         await slots.decide_due(engine.core)
     assert [tick.slot for tick in await ticks(engine)] == [due.next_slot]
@@ -225,7 +225,7 @@ async def test_a_slot_that_waited_and_has_fired_does_not_fire_for_whoever_read_i
 
 
 async def test_a_plan_made_before_a_change_is_not_carried_out(engine: Engine) -> None:
-    await late(engine, await create(engine), timedelta(seconds=55))
+    await late(engine, await create(engine), timedelta(seconds=60))
     [due] = await memory.due(engine.core.database, limit=10)
     planned = await slots._plan(engine.core, due)
     assert planned is not None
@@ -349,7 +349,7 @@ async def test_a_paused_schedule_records_nothing_and_goes_on_with_the_next_slot(
 async def test_a_change_of_times_is_in_force_at_once_and_a_slot_that_was_due_is_recorded(
     engine: Engine,
 ) -> None:
-    due = await late(engine, await create(engine), timedelta(seconds=55))
+    due = await late(engine, await create(engine), timedelta(seconds=60))
     change = ScheduleChange(expression="0 0 1 1 *", timezone="Asia/Jakarta")
     changed = await schedules.update(engine.core, engine.ctx, "every-minute", change)
     assert changed.next_slot is not None and changed.next_slot.hour == 17 and changed.next_slot.day == 31
@@ -358,7 +358,7 @@ async def test_a_change_of_times_is_in_force_at_once_and_a_slot_that_was_due_is_
 
 
 async def test_another_change_keeps_a_slot_that_is_due(engine: Engine) -> None:
-    due = await late(engine, await create(engine), timedelta(seconds=55))
+    due = await late(engine, await create(engine), timedelta(seconds=60))
     changed = await schedules.update(engine.core, engine.ctx, "every-minute", ScheduleChange(priority=1))
     assert changed.next_slot == due.next_slot
     assert await slots.decide_due(engine.core) == 1
@@ -468,7 +468,7 @@ async def test_what_a_person_changed_or_made_is_not_overwritten_by_code(engine: 
 
 async def test_the_duties_decide_what_is_due_and_what_waited(engine: Engine) -> None:
     for number in range(5):
-        await late(engine, await create(engine, name=f"s{number}"), timedelta(seconds=55))
+        await late(engine, await create(engine, name=f"s{number}"), timedelta(seconds=60))
     made = await create(engine, name="queued", overlap=Overlap.QUEUE, expression="@every 10s")
     for number in (1, 2):
         await decide_at(engine, next_of(made) + number * 10 * SECOND, "queued")
@@ -485,7 +485,7 @@ async def test_the_duties_decide_what_is_due_and_what_waited(engine: Engine) -> 
 
 async def test_a_schedule_that_cannot_be_decided_is_not_in_the_way_of_others(engine: Engine) -> None:
     for name in ("bad", "good"):
-        await late(engine, await create(engine, name=name), timedelta(seconds=55))
+        await late(engine, await create(engine, name=name), timedelta(seconds=60))
     bad = await schedules.get(engine.core, engine.ctx, "bad")
     await engine.admin.execute(
         "insert into ticks (schedule_id, slot, tenant_id, verdict, through) values ($1, $2, $3, 1, $2)",
