@@ -46,7 +46,7 @@ async def test_what_happened_is_counted_whether_rolled_up_or_not(engine: Engine)
     assert (before.started_per_second, before.finished_per_second) == (round(5 / 60, 3), 0.05)
     assert (before.failure_rate, before.retry_share, before.workers) == (0.5, 0.0, 1)
 
-    await until(lambda: roll_up(engine))
+    await until(lambda: roll_up(engine), timeout=60)
 
     assert await engine.admin.fetchval("select count(*) from flow") == 0
     after = await ask(engine)
@@ -59,7 +59,7 @@ async def test_a_second_folded_in_two_steps_holds_both(engine: Engine) -> None:
     for _ in range(2):
         await busy(engine)
         await engine.admin.execute("update flow set at = '2100-01-01'")
-        await until(lambda: roll_up(engine, timedelta(days=-100_000)))
+        await until(lambda: roll_up(engine, timedelta(days=-100_000)), timeout=60)
     row = await engine.admin.fetchrow("select *, cardinality(waits) as parts from queue_seconds")
     assert (row["submitted"], row["started"], row["succeeded"], row["failed"], row["retried"]) == (
         12,
@@ -107,7 +107,7 @@ async def test_nothing_is_rolled_up_while_somebody_who_may_have_drawn_an_older_i
     ):
         assert await roll_up(engine) == 0
         assert (await ask(engine)).pending == 1
-    await until(lambda: roll_up(engine))
+    await until(lambda: roll_up(engine), timeout=60)
 
 
 async def test_ids_that_were_drawn_in_vain_leave_nothing_to_do(engine: Engine) -> None:
@@ -119,7 +119,7 @@ async def test_ids_that_were_drawn_in_vain_leave_nothing_to_do(engine: Engine) -
         survey = await maintenance.survey(engine.core.database)
         return survey.next_flow == survey.flow_floor
 
-    await until(is_done)
+    await until(is_done, timeout=60)
 
 
 async def test_the_maintenance_loop_folds_within_seconds_and_not_before_the_floors_have_learnt(
@@ -134,7 +134,7 @@ async def test_the_maintenance_loop_folds_within_seconds_and_not_before_the_floo
         await loop.run_once()
         return bool(await engine.admin.fetchval("select count(*) = 0 from flow"))
 
-    await until(folded)
+    await until(folded, timeout=60)
     assert (await ask(engine)).pending == 5
 
 

@@ -36,7 +36,7 @@ async def finish_all(engine: Engine, worker: Worker, found: list[Lease], outcome
 
 async def adopted(engine: Engine, worker: Worker) -> list[Lease]:
     """A claim after a first limit: nothing is taken while any transaction of before still runs on the server."""
-    found = await until(lambda: claim(engine, worker))
+    found = await until(lambda: claim(engine, worker), timeout=60)
     assert isinstance(found, list)
     return found
 
